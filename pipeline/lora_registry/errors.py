@@ -1,0 +1,141 @@
+"""Everything this package raises, sorted by what the caller must do.
+
+    RegistryError
+    ├── Rejected            the request is wrong: record the findings, never retry
+    │   ├── InvalidName
+    │   └── IdempotencyConflict
+    ├── Transient           the world is wrong: retry with backoff, then dead-letter
+    │   ├── RedisUnavailable
+    │   ├── ServerNotAdmitted
+    │   └── QueueFull
+    ├── LeaseLost           someone else owns the registration: stop, write nothing
+    ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
+    ├── NotFound            nothing of that name is registered
+    ├── Conflict            the state is not what the caller expected: read it again, then decide
+    ├── WaitTimeout         the outcome did not come in time; the registration goes on
+    └── Configuration       the settings are wrong: fail at start
+
+The docstring of a class is its default message. Every error has a stable ``code`` and a ``remedy``, and
+survives pickling, attributes included.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from lora_registry.findings import Finding
+
+
+class RegistryError(Exception):
+    """The registry could not do what was asked."""
+
+    code: ClassVar[str] = "REGISTRY_ERROR"
+    remedy: ClassVar[str] = "See the message."
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message or inspect.getdoc(type(self)) or type(self).__name__
+        super().__init__(self.message)
+
+
+class Rejected(RegistryError):
+    """The request is wrong; trying again gives the same answer."""
+
+    code = "REJECTED"
+    remedy = "Read the findings, mend the adapter or the request, and register again."
+
+    def __init__(self, message: str | None = None, *, findings: tuple[Finding, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, {"findings": self.findings}))
+
+
+class InvalidName(Rejected):
+    """That is not a legal name."""
+
+    code = "NAME_INVALID"
+    remedy = "Use lower-case letters, digits, '_' and '-', at most 96 of them, and no reserved word."
+
+
+class IdempotencyConflict(Rejected):
+    """The idempotency key was already used for another request."""
+
+    code = "IDEMPOTENCY_CONFLICT"
+    remedy = "Use a new key for a new request; repeat the old request unchanged to get its registration."
+
+
+class Transient(RegistryError):
+    """Something outside the request failed; it may work later."""
+
+    code = "TRANSIENT"
+    remedy = "Nothing: it is retried. If it lasts, look at the message."
+
+
+class RedisUnavailable(Transient):
+    """Redis is out of reach."""
+
+    code = "REDIS_UNAVAILABLE"
+    remedy = "Check LORA_REGISTRY_REDIS_URL and that the server runs; `lora-registry up` starts one."
+
+
+class ServerNotAdmitted(Transient):
+    """The Redis server was started or replaced, and the dispatcher has not admitted it yet."""
+
+    code = "SERVER_NOT_ADMITTED"
+    remedy = "Start the dispatcher (`lora-registry dispatcher`); it admits the server within a second."
+
+
+class QueueFull(Transient):
+    """The event queue is full; nothing was accepted."""
+
+    code = "QUEUE_FULL"
+    remedy = "Start more workers or wait; the limit is LORA_REGISTRY_MAX_QUEUED_EVENTS."
+
+
+class LeaseLost(RegistryError):
+    """Another worker owns this registration now."""
+
+    code = "LEASE_LOST"
+    remedy = "Nothing: the other worker finishes it."
+
+
+class AnnouncementGap(RegistryError):
+    """The announcement log no longer reaches back to the cursor."""
+
+    code = "ANNOUNCEMENT_GAP"
+    remedy = "Nothing: the subscriber resyncs from the snapshot."
+
+
+class NotFound(RegistryError):
+    """Nothing of that name is registered."""
+
+    code = "NOT_FOUND"
+    remedy = "List what there is with `lora-registry list` or `lora-registry base list`."
+
+
+class Conflict(RegistryError):
+    """The state is not the one that was expected."""
+
+    code = "CONFLICT"
+    remedy = "Read the current state and decide again."
+
+
+class WaitTimeout(RegistryError):
+    """The outcome did not come in time; the registration goes on."""
+
+    code = "WAIT_TIMEOUT"
+    remedy = "Ask again with `lora-registry status`; check that the dispatcher and the workers run."
+
+
+class Configuration(RegistryError):
+    """The configuration is wrong."""
+
+    code = "CONFIGURATION"
+    remedy = "Correct the setting that the message names."
+
+
+def _rebuild(kind: type[RegistryError], message: str, attributes: dict[str, object]) -> RegistryError:
+    return kind(message, **attributes)

@@ -1,0 +1,414 @@
+"""adapter_config.json, read strictly: the fields that decide what a LoRA adapter changes and by how much.
+
+Source: LoraConfig in peft/tuners/lora/config.py (PEFT 0.21.2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from lora_registry import codes
+from lora_registry.adapter_files import CONFIG_NAME
+from lora_registry.errors import Rejected
+from lora_registry.findings import Finding
+from lora_registry.module_patterns import PatternNotLiteral, PatternTable, is_hazardous, is_literal
+from lora_registry.strict_json import StrictJsonError, dump_compact, load_object
+
+MAX_CONFIG_BYTES = 1_048_576
+"""A configuration that lists every projection of a model of 126 layers in full has about 60 kB."""
+MAX_LIST_ENTRIES = 20_000
+"""Entries of one list or pattern table; a mixture model with all experts listed in full stays below it."""
+MAX_SAVED_MODULES = 100
+"""Entries of modules_to_save: its match knows no dots and is paid for by every full tensor."""
+ALL_LINEAR = "all-linear"
+
+_JUDGED = {
+    "peft_type", "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
+    "use_rslora", "use_dora", "lora_bias", "bias", "modules_to_save", "layers_to_transform", "layers_pattern",
+    "fan_in_fan_out", "base_model_name_or_path", "target_parameters", "trainable_token_indices",
+    "layer_replication", "init_lora_weights", "alora_invocation_tokens", "task_type", "auto_mapping",
+    "megatron_config", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config",
+    "monteclora_config",
+}  # fmt: skip
+_WITHOUT_EFFECT = {
+    "inference_mode", "peft_version", "revision", "lora_dropout", "megatron_core", "loftq_config",
+    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying",
+}  # fmt: skip
+_VARIANTS = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config")
+
+
+class ConfigError(Rejected):
+    """The adapter's configuration is not acceptable."""
+
+    code = "CONFIG_INVALID"
+
+    @classmethod
+    def of(cls, findings: list[Finding]) -> ConfigError:
+        """The error that carries these findings, at least one."""
+        first = findings[0]
+        return cls(f"{first.subject}: {first.message}", findings=tuple(findings))
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What adapter_config.json says; every field has been checked.
+
+    Attributes:
+        peft_type: always "LORA".
+        rank: the field `r`: rank of every module that no pattern names.
+        lora_alpha: numerator of the scale of every module that no pattern names.
+        target_modules: names or dotted endings; or "all-linear" or a regular expression, which is never run.
+        exclude_modules: as target_modules; these are left out.
+        rank_pattern: rank by pattern; the first that matches counts.
+        alpha_pattern: lora_alpha by pattern; the first that matches counts.
+        use_rslora: the scale is alpha/√rank instead of alpha/rank.
+        use_dora: every module has a magnitude vector `[out_features]`.
+        lora_bias: every lora_B has a bias `[out_features]`.
+        bias: "none", "all" or "lora_only": which biases of the base model were trained.
+        modules_to_save: endings of the modules that are saved whole.
+        layers_to_transform: numbers of the only layers that are changed; empty means all.
+        layers_pattern: names of the module lists that layers_to_transform counts in; empty means any.
+        fan_in_fan_out: whether PEFT takes the base's weights as stored `[in_features, out_features]`.
+        base_model_name_or_path: what the adapter was trained on, in its own words; "" if it does not say.
+        target_parameters: parameters that are changed without a module of their own.
+        trainable_token_indices: trained rows by name of the embedding; "" stands for the input's.
+        layer_replication: ranges of layers `(begin, end)` that are stacked to a deeper model.
+        init_lora_weights: name of the way of initialising; "" for the default ones.
+        alora_invocation_tokens: tokens that switch the adapter on (activated LoRA); empty for others.
+        task_type: PEFT's name of the task, "" if there is none.
+        unknown_fields: fields with a value that PEFT's LoraConfig is not known to have.
+    """
+
+    rank: int
+    lora_alpha: float
+    target_modules: tuple[str, ...] | str
+    peft_type: str = "LORA"
+    exclude_modules: tuple[str, ...] | str = ()
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    use_rslora: bool = False
+    use_dora: bool = False
+    lora_bias: bool = False
+    bias: str = "none"
+    modules_to_save: tuple[str, ...] = ()
+    layers_to_transform: tuple[int, ...] = ()
+    layers_pattern: tuple[str, ...] = ()
+    fan_in_fan_out: bool = False
+    base_model_name_or_path: str = ""
+    target_parameters: tuple[str, ...] = ()
+    trainable_token_indices: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    layer_replication: tuple[tuple[int, int], ...] = ()
+    init_lora_weights: str = ""
+    alora_invocation_tokens: tuple[int, ...] = ()
+    task_type: str = ""
+    unknown_fields: tuple[str, ...] = ()
+
+    def ranks(self) -> PatternTable[int]:
+        """The rank of every module, by name without the prefix base_model.model."""
+        return PatternTable(self.rank_pattern, default=self.rank)
+
+    def alphas(self) -> PatternTable[float]:
+        """lora_alpha of every module, by name without the prefix base_model.model."""
+        return PatternTable(self.alpha_pattern, default=self.lora_alpha)
+
+    def scale(self, *, alpha: float, rank: int) -> float:
+        """The factor of B·A. Source: 2106.09685 section 4.1 (α/r), 2312.03732 (α/√r)."""
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def parse_adapter_config(raw: bytes) -> AdapterConfig:
+    """Parse the bytes of adapter_config.json.
+
+    Raises:
+        ConfigError: with a finding for everything that is wrong.
+    """
+    fields = _load(raw)
+    kind = fields.get("peft_type")
+    if kind != "LORA":
+        raise ConfigError.of(
+            [codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))]
+        )
+    reader = _FieldReader(fields)
+    config = AdapterConfig(
+        rank=reader.positive("r"),
+        lora_alpha=reader.number("lora_alpha"),
+        target_modules=reader.names_or_text("target_modules"),
+        exclude_modules=reader.names_or_text("exclude_modules"),
+        rank_pattern=reader.pattern_table("rank_pattern", integers=True),
+        alpha_pattern=reader.pattern_table("alpha_pattern", integers=False),
+        use_rslora=reader.flag("use_rslora"),
+        use_dora=reader.flag("use_dora"),
+        lora_bias=reader.flag("lora_bias"),
+        bias=reader.choice("bias", ("none", "all", "lora_only")),
+        modules_to_save=reader.names("modules_to_save", at_most=MAX_SAVED_MODULES),
+        layers_to_transform=reader.integers("layers_to_transform"),
+        layers_pattern=reader.names("layers_pattern"),
+        fan_in_fan_out=reader.flag("fan_in_fan_out"),
+        base_model_name_or_path=reader.base_name("base_model_name_or_path"),
+        target_parameters=reader.names("target_parameters"),
+        trainable_token_indices=reader.token_indices("trainable_token_indices"),
+        layer_replication=reader.ranges("layer_replication"),
+        init_lora_weights=reader.initialisation("init_lora_weights"),
+        alora_invocation_tokens=reader.integers("alora_invocation_tokens"),
+        task_type=reader.text("task_type"),
+        unknown_fields=tuple(
+            sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])
+        ),
+    )
+    findings = (
+        reader.findings + _missing(fields) + _contradictions(config) + _foreign(fields) + _variants(fields)
+    )
+    if findings:
+        raise ConfigError.of(findings)
+    return config
+
+
+def canonical_config(raw: bytes) -> bytes:
+    """The one form of a configuration that digests are taken of: compact JSON with a final newline.
+
+    target_modules and exclude_modules are sorted when they are lists, because PEFT writes them in random
+    order. Everything else stays: the order of keys means something in rank_pattern, and all values read back
+    the same.
+
+    Raises:
+        ConfigError: the bytes are not a strict JSON object, or those lists do not hold texts.
+    """
+    fields = _load(raw)
+    for name in ("target_modules", "exclude_modules"):
+        value = fields.get(name)
+        if isinstance(value, list):
+            if not all(isinstance(entry, str) for entry in value):
+                raise ConfigError.of([_invalid(name, "a list of names", value)])
+            fields[name] = sorted(value)
+    return dump_compact(fields)
+
+
+def _load(raw: bytes) -> dict[str, Any]:
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError.of(
+            [
+                codes.CONFIG_TOO_LARGE.finding(
+                    CONFIG_NAME, expected=f"at most {MAX_CONFIG_BYTES} bytes", actual=len(raw)
+                )
+            ]
+        )
+    try:
+        return load_object(raw)
+    except StrictJsonError as exc:
+        raise ConfigError.of([codes.CONFIG_NOT_JSON.finding(CONFIG_NAME, str(exc))]) from exc
+
+
+def _missing(fields: dict[str, Any]) -> list[Finding]:
+    absent = [name for name in ("r", "lora_alpha") if fields.get(name) is None]
+    if not fields.get("target_modules") and not fields.get("target_parameters"):
+        absent.append("target_modules")
+    return [codes.CONFIG_FIELD_MISSING.finding(name) for name in absent]
+
+
+def _contradictions(config: AdapterConfig) -> list[Finding]:
+    foreign = [parent for parent in config.layers_pattern if not is_literal(parent)]
+    if foreign:
+        return [codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[0][:100])]
+    if isinstance(config.target_modules, str) and config.layers_to_transform:
+        message = (
+            "layers_to_transform counts only when target_modules is a list; PEFT refuses the combination."
+        )
+        return [codes.CONFIG_FIELD_INVALID.finding("layers_to_transform", message)]
+    return []
+
+
+def _foreign(fields: dict[str, Any]) -> list[Finding]:
+    """Fields that make PEFT import what the adapter names; only transformers' own models may be named."""
+    findings = []
+    if fields.get("megatron_config"):
+        findings.append(codes.CONFIG_FOREIGN_IMPORT.finding("megatron_config"))
+    if fields.get("megatron_core") not in (None, "megatron.core"):
+        findings.append(
+            codes.CONFIG_FOREIGN_IMPORT.finding("megatron_core", actual=_short(fields["megatron_core"]))
+        )
+    mapping = fields.get("auto_mapping")
+    if mapping:
+        library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+        own = isinstance(library, str) and library.startswith("transformers.models.")
+        if not own or not all(part.isidentifier() for part in str(library).split(".")):
+            findings.append(codes.CONFIG_FOREIGN_IMPORT.finding("auto_mapping", actual=_short(mapping)))
+    return findings
+
+
+def _variants(fields: dict[str, Any]) -> list[Finding]:
+    return [
+        codes.VARIANT_UNSUPPORTED.finding(name, actual=_short(fields[name]))
+        for name in _VARIANTS
+        if fields.get(name)
+    ]
+
+
+def _invalid(name: str, expected: str, value: object) -> Finding:
+    return codes.CONFIG_FIELD_INVALID.finding(name, expected=expected, actual=_short(value))
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, (list, dict)) else f"{type(value).__name__} of {len(value)}"
+    return text[:100]
+
+
+class _FieldReader:
+    """Reads typed fields; notes what is wrong and gives a harmless value instead."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+        self.findings: list[Finding] = []
+
+    def positive(self, name: str) -> int:
+        value = self._fields.get(name)
+        if type(value) is int and value > 0:
+            return value
+        if value is not None:
+            self._note(name, "an integer of at least 1", value)
+        return 1
+
+    def number(self, name: str) -> float:
+        value = self._fields.get(name)
+        if _is_number(value):
+            return value
+        if value is not None:
+            self._note(name, "a finite number", value)
+        return 1
+
+    def flag(self, name: str) -> bool:
+        value = self._fields.get(name)
+        if value is not None and type(value) is not bool:
+            self._note(name, "true or false", value)
+        return value is True
+
+    def text(self, name: str) -> str:
+        value = self._fields.get(name)
+        if value is None or isinstance(value, str):
+            return value or ""
+        self._note(name, "a text", value)
+        return ""
+
+    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
+        value = self._fields.get(name)
+        if value is None or value in allowed:
+            return value or allowed[0]
+        self._note(name, " or ".join(allowed), value)
+        return allowed[0]
+
+    def names(self, name: str, *, at_most: int = MAX_LIST_ENTRIES) -> tuple[str, ...]:
+        value = self._fields.get(name)
+        listed = [value] if isinstance(value, str) else value
+        if not listed:
+            return ()
+        if not isinstance(listed, list) or not all(isinstance(entry, str) and entry for entry in listed):
+            self._note(name, "a list of names", value)
+        elif len(listed) > at_most:
+            self._note(name, f"at most {at_most} names", value)
+        else:
+            return tuple(listed)
+        return ()
+
+    def names_or_text(self, name: str) -> tuple[str, ...] | str:
+        value = self._fields.get(name)
+        if not isinstance(value, str):
+            return self.names(name)
+        if is_hazardous(value):
+            self.findings.append(codes.PATTERN_HAZARDOUS.finding(name, actual=value[:100]))
+        return ALL_LINEAR if value.lower() == ALL_LINEAR else value
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        value = self._fields.get(name)
+        listed = [value] if type(value) is int else value
+        if listed is None:
+            return ()
+        if (
+            isinstance(listed, list)
+            and len(listed) <= MAX_LIST_ENTRIES
+            and all(_is_index(entry) for entry in listed)
+        ):
+            return tuple(listed)
+        self._note(name, "integers of at least 0", value)
+        return ()
+
+    def ranges(self, name: str) -> tuple[tuple[int, int], ...]:
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if (
+            isinstance(value, list)
+            and len(value) <= MAX_LIST_ENTRIES
+            and all(_is_range(entry) for entry in value)
+        ):
+            return tuple((begin, end) for begin, end in value)
+        self._note(name, "pairs of layer numbers", value)
+        return ()
+
+    def token_indices(self, name: str) -> dict[str, tuple[int, ...]]:
+        value = self._fields.get(name)
+        if not value:
+            return {}
+        by_name = value if isinstance(value, dict) else {"": value}
+        for indices in by_name.values():
+            if not isinstance(indices, list) or len(set(map(str, indices))) != len(indices):
+                self._note(name, "a list of different token indices", value)
+                return {}
+            if not all(_is_index(index) for index in indices):
+                self._note(name, "integers of at least 0", value)
+                return {}
+        return {module: tuple(indices) for module, indices in by_name.items()}
+
+    def pattern_table(self, name: str, *, integers: bool) -> dict[str, Any]:
+        value = self._fields.get(name)
+        if not value:
+            return {}
+        if not isinstance(value, dict) or len(value) > MAX_LIST_ENTRIES:
+            self._note(name, f"an object with at most {MAX_LIST_ENTRIES} entries", value)
+            return {}
+        for pattern, number in value.items():
+            if not is_literal(pattern):
+                self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, actual=pattern[:100]))
+                return {}
+            if not (type(number) is int and number > 0 if integers else _is_number(number)):
+                self._note(
+                    f"{name}.{pattern[:100]}", "an integer of at least 1" if integers else "a number", number
+                )
+                return {}
+        try:
+            PatternTable(value, default=1)
+        except PatternNotLiteral as exc:
+            self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, str(exc)))
+            return {}
+        return value
+
+    def base_name(self, name: str) -> str:
+        text = self.text(name)
+        if (
+            not text.isprintable()
+            or "://" in text
+            or ".." in text.replace("\\", "/").split("/")
+            or len(text) > 4096
+        ):
+            self._note(name, "a hub name or a path without '..'", text)
+            return ""
+        return text
+
+    def initialisation(self, name: str) -> str:
+        value = self._fields.get(name)
+        return "" if value is None or type(value) is bool else self.text(name)
+
+    def _note(self, name: str, expected: str, value: object) -> None:
+        self.findings.append(_invalid(name, expected, value))
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_range(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_index(entry) for entry in value)

@@ -1,0 +1,125 @@
+"""The tensors of an adapter that replace weights of the base model: saved modules, biases, token rows,
+copies.
+
+PEFT loads whatever fits a parameter's name, announced or not; so everything here must be announced by
+adapter_config.json and have the base's shape.
+
+Source: `set_peft_model_state_dict` in peft/utils/save_and_load.py and `_set_trainable` in peft/utils/other.py
+(PEFT 0.21.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lora_registry import codes
+from lora_registry.adapter_config import AdapterConfig
+from lora_registry.base_profile import BaseProfile
+from lora_registry.findings import Finding
+from lora_registry.module_patterns import ends_with_any
+from lora_registry.safetensors_header import TensorEntry
+from lora_registry.tensor_roles import PREFIX, SortedTensors, unknown_name
+
+_HEADS = frozenset({"lm_head", "embed_out"})
+
+
+def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
+    """Check every tensor that is not part of a LoRA pair."""
+    for parameter, entry in tensors.whole.items():
+        yield from _check_whole(config, base, tensors, parameter, entry)
+    if config.modules_to_save:
+        yield from _saved_nothing(config, base, tensors)
+    for module, entry in tensors.copies.items():
+        yield from _check_copy(base, tensors, module, entry)
+    if tensors.tokens or config.trainable_token_indices:
+        yield from _check_tokens(config, base, tensors)
+
+
+def _check_whole(
+    config: AdapterConfig, base: BaseProfile, tensors: SortedTensors, parameter: str, entry: TensorEntry
+) -> Iterator[Finding]:
+    shape = base.parameter_shape(parameter)
+    if shape is None:
+        yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
+                           num_layers=base.num_layers)  # fmt: skip
+    elif not _is_saved(parameter, config.modules_to_save) and not _is_trained_bias(
+        config, tensors, parameter
+    ):
+        yield codes.TENSOR_UNANNOUNCED.finding(
+            entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
+        )
+    elif entry.shape != shape:
+        yield codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
+
+
+def _is_saved(parameter: str, saved: tuple[str, ...]) -> bool:
+    """Whether modules_to_save names the parameter's module or one around it.
+
+    PEFT compares the end of the module's name and does not ask for a dot before it: "norm" also saves
+    input_layernorm.
+    """
+    module = parameter.rpartition(".")[0]
+    while module:
+        if module.endswith(saved):
+            return True
+        module = module.rpartition(".")[0]
+    return False
+
+
+def _is_trained_bias(config: AdapterConfig, tensors: SortedTensors, parameter: str) -> bool:
+    module, _, last = parameter.rpartition(".")
+    if last != "bias":
+        return False
+    return config.bias == "all" or (config.bias == "lora_only" and module in tensors.lora)
+
+
+def _saved_nothing(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
+    owners = {*base.modules, *(parameter.rpartition(".")[0] for parameter in base.parameters)}
+    for name in config.modules_to_save:
+        wanted = any(owner.endswith(name) for owner in owners)
+        if wanted and not any(_is_saved(parameter, (name,)) for parameter in tensors.whole):
+            yield codes.SAVED_MODULE_WITHOUT_TENSORS.finding("modules_to_save", actual=name[:100])
+
+
+def _check_copy(
+    base: BaseProfile, tensors: SortedTensors, module: str, entry: TensorEntry
+) -> Iterator[Finding]:
+    if module not in tensors.lora or (module != base.input_embedding and module not in _HEADS):
+        yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="an embedding that is a target")
+    elif entry.shape != base.modules[module].weight_shape:
+        shape = base.modules[module].weight_shape
+        yield codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
+    else:
+        yield codes.EMBEDDING_COPY.finding(entry.name)
+
+
+def _check_tokens(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
+    announced = config.trainable_token_indices
+    matched: set[str] = set()
+    for module, entry in tensors.tokens.items():
+        name = next((name for name in announced if _names_embedding(name, module, base)), None)
+        shape = base.modules.get(module)
+        if shape is None:
+            yield unknown_name(entry.name, module, base.modules.__contains__, num_layers=base.num_layers)
+        elif name is None:
+            yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="trainable_token_indices")
+        else:
+            matched.add(name)
+            rows, width = shape.weight_shape
+            indices = announced[name]
+            if entry.shape != (len(indices), width):
+                yield codes.SHAPE_MISMATCH.finding(
+                    entry.name, expected=[len(indices), width], actual=list(entry.shape)
+                )
+            if indices and max(indices) >= rows:
+                yield codes.TOKEN_INDEX_OUT_OF_RANGE.finding(
+                    "trainable_token_indices", expected=f"less than {rows}", actual=max(indices)
+                )
+    for name in announced.keys() - matched:
+        if not (base.tied and name in _HEADS):
+            subject = f"{PREFIX}{name or base.input_embedding}.token_adapter.trainable_tokens_delta"
+            yield codes.TENSOR_MISSING.finding(subject)
+
+
+def _names_embedding(name: str, module: str, base: BaseProfile) -> bool:
+    return module == base.input_embedding if not name else ends_with_any(module, frozenset((name,)))

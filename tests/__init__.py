@@ -1,0 +1,1 @@
+"""The tests, from pure functions (`unit/`) to killed processes (`chaos/`)."""

@@ -1,0 +1,1 @@
+"""What tests and their data are built with; nothing here is shipped."""

@@ -1,0 +1,352 @@
+"""The catalog: published versions, aliases and base models. What is here was validated, and never changes its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Literal
+
+import redis
+from pydantic import BaseModel, ConfigDict
+
+from lora_registry import scripts
+from lora_registry.base_profile import BaseProfile, equal_shape
+from lora_registry.connection import redis_errors
+from lora_registry.errors import Conflict, LeaseLost, NotFound, ServerNotAdmitted
+from lora_registry.keys import Keys
+from lora_registry.ledger import Lease
+from lora_registry.names import AdapterName, Reference
+from lora_registry.settings import Settings
+
+_PAGE = 1000
+
+
+class VersionRecord(BaseModel):
+    """One published version of an adapter.
+
+    Attributes:
+        namespace: tenant.
+        name: adapter's name in the namespace.
+        version: number, from 1; gaps are normal.
+        lora_int_id: integer id in [1, 2**31 - 1], never reused.
+        served_name: what engines call it; never means other bytes.
+        base_model: base model it fits.
+        base_revision: revision of the base whose shapes it was checked against.
+        digest: `sha256:…` over the artifact's manifest.
+        rank: largest rank among its modules.
+        size_bytes: size of the weights file.
+        source: where the publisher said the bytes were.
+        registration_id: registration that published it.
+        labels: what selectors select by.
+        metadata: anything else that the publisher wanted to keep with it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: Literal[1] = 1
+    namespace: str
+    name: str
+    version: int
+    lora_int_id: int
+    served_name: str
+    base_model: str
+    base_revision: str
+    digest: str
+    rank: int
+    size_bytes: int
+    source: str
+    registration_id: str
+    labels: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+
+    @property
+    def adapter(self) -> AdapterName:
+        """The adapter it is a version of."""
+        return AdapterName(self.namespace, self.name)
+
+    @property
+    def field(self) -> str:
+        """Its name inside the catalog: `namespace.name.vN`."""
+        return f"{self.namespace}.{self.name}.v{self.version}"
+
+
+class AliasMode(StrEnum):
+    """Who moves an alias: each newer version, or only people."""
+
+    FOLLOW = "follow"
+    PINNED = "pinned"
+
+
+@dataclass(frozen=True)
+class AliasTarget:
+    """What an alias points at now."""
+
+    version: int
+    mode: AliasMode
+
+    @classmethod
+    def parse(cls, stored: str) -> AliasTarget:
+        """Parse the stored form `<version> <mode> <digest>`."""
+        version, mode, _ = stored.split(" ")
+        return cls(int(version), AliasMode(mode))
+
+
+class Published(StrEnum):
+    """What the publish script answered."""
+
+    PUBLISHED = "published"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    READMIT = "readmit"
+    BASE_CONFLICT = "base-conflict"
+    TAKEN = "taken"
+
+
+class Catalog:
+    """Typed access to what is published."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._redis = client
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+
+    def publish(self, lease: Lease, record: VersionRecord) -> Published:
+        """Publish `record`, move the adapter's own alias by the rule, announce, and end the registration: one script.
+
+        Returns:
+            The outcome, or why there is none: READMIT (the id was issued under an earlier admission: allocate again),
+            BASE_CONFLICT (the adapter belongs to another base), TAKEN (the version number is another's).
+
+        Raises:
+            LeaseLost: another worker owns the registration.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        keys = self._keys
+        answer = scripts.call(
+            self._redis,
+            "publish",
+            keys=[
+                keys.server,
+                keys.registration(lease.registration.id),
+                keys.adapter(record.adapter),
+                keys.versions(record.base_model),
+                keys.aliases(record.base_model),
+            ],
+            args=[
+                keys.prefix,
+                lease.registration.id,
+                lease.epoch,
+                lease.owner,
+                record.model_dump_json(),
+                self._settings.log_length,
+                self._settings.retention_s,
+            ],
+        )[0]
+        if answer == "lost":
+            raise LeaseLost
+        if answer == "not-admitted":
+            raise ServerNotAdmitted
+        return Published(answer)
+
+    def base_of(self, adapter: AdapterName) -> str | None:
+        """Name of the base model that the adapter belongs to; None before its first version.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        with redis_errors():
+            return self._redis.hget(self._keys.adapters, adapter.qualified)
+
+    def adapters(self) -> dict[AdapterName, str]:
+        """All adapters with a published version → their base model.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        with redis_errors():
+            stored = self._redis.hgetall(self._keys.adapters)
+        return {AdapterName(*name.split(".")): base for name, base in stored.items()}
+
+    def versions(self, adapter: AdapterName) -> list[VersionRecord]:
+        """Published versions of the adapter, oldest first.
+
+        Raises:
+            NotFound: the adapter has no published version.
+            RedisUnavailable: the server is out of reach.
+        """
+        base = self._base_or_raise(adapter)
+        with redis_errors():
+            numbers = self._redis.zrange(self._keys.numbers_published(adapter), 0, -1)
+            if not numbers:
+                return []
+            stored = self._redis.hmget(
+                self._keys.versions(base), [f"{adapter.qualified}.v{number}" for number in numbers]
+            )
+        return [VersionRecord.model_validate_json(record) for record in stored if record]
+
+    def version(self, reference: Reference) -> VersionRecord:
+        """The version that `reference` names; a bare adapter means what its own alias points at.
+
+        Raises:
+            NotFound: no such adapter, version or alias.
+            RedisUnavailable: the server is out of reach.
+        """
+        adapter = reference.adapter
+        base = self._base_or_raise(adapter)
+        number = reference.version
+        if number is None:
+            alias = reference.alias or adapter.name
+            target = self.aliases(adapter).get(alias)
+            if target is None:
+                raise NotFound(f"{adapter} has no alias {alias!r}")
+            number = target.version
+        with redis_errors():
+            stored = self._redis.hget(self._keys.versions(base), f"{adapter.qualified}.v{number}")
+        if stored is None:
+            raise NotFound(f"{adapter} has no version {number}")
+        return VersionRecord.model_validate_json(stored)
+
+    def aliases(self, adapter: AdapterName) -> dict[str, AliasTarget]:
+        """Aliases of the adapter, its own name among them once something is published under it.
+
+        Raises:
+            NotFound: the adapter has no published version.
+            RedisUnavailable: the server is out of reach.
+        """
+        base = self._base_or_raise(adapter)
+        prefix = f"{adapter.qualified}@"
+        with redis_errors():
+            stored = list(self._redis.hscan_iter(self._keys.aliases(base), match=f"{prefix}*", count=_PAGE))
+        return {field[len(prefix) :]: AliasTarget.parse(value) for field, value in stored}
+
+    def select(
+        self,
+        *,
+        base_model: str | None = None,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Iterator[VersionRecord]:
+        """Versions that match every selector given, page by page, in no particular order.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        wanted = (labels or {}).items()
+        bases = [base_model] if base_model else sorted(set(self.adapters().values()))
+        for base in bases:
+            with redis_errors():
+                for _, stored in self._redis.hscan_iter(self._keys.versions(base), count=_PAGE):
+                    record = VersionRecord.model_validate_json(stored)
+                    if namespace in (None, record.namespace) and wanted <= record.labels.items():
+                        yield record
+
+    def move_alias(
+        self, adapter: AdapterName, alias: str, version: int | None, *, expect: int | None = None
+    ) -> VersionRecord:
+        """Point `alias` at `version` and pin it there; None lets it follow the newest version again.
+
+        Args:
+            adapter: adapter that the alias belongs to.
+            alias: the alias; the adapter's own is its name.
+            version: version to point at, or None.
+            expect: version it must point at now, 0 for none; None moves it in any case.
+
+        Returns:
+            The version it points at now.
+
+        Raises:
+            NotFound: the adapter, or that version of it, is not published.
+            Conflict: the alias does not point at what was expected.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        base, keys = self._base_or_raise(adapter), self._keys
+        answer = scripts.call(
+            self._redis,
+            "move_alias",
+            keys=[keys.server, keys.adapter(adapter), keys.versions(base), keys.aliases(base)],
+            args=[
+                keys.prefix,
+                base,
+                adapter.namespace,
+                adapter.name,
+                alias,
+                "" if version is None else version,
+                "" if expect is None else expect,
+                self._settings.log_length,
+            ],
+        )
+        if answer[0] == "not-admitted":
+            raise ServerNotAdmitted
+        if answer[0] == "unknown":
+            raise NotFound(f"{adapter} has no version {version}")
+        if answer[0] == "conflict":
+            raise Conflict(f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect}")
+        return self.version(Reference(adapter, version=int(answer[1])))
+
+    def add_base(self, profile: BaseProfile) -> bool:
+        """Register a base model, or a new revision of it with the same shapes.
+
+        Returns:
+            True if the name is new.
+
+        Raises:
+            Conflict: the name is taken by a base of other shapes, or by an adapter.
+            RedisUnavailable: the server is out of reach.
+        """
+        with redis_errors():
+            if self._redis.hexists(self._keys.adapters, f"default.{profile.name}"):
+                raise Conflict(f"{profile.name!r} is the name of an adapter; engines serve both under one namespace")
+            if self._redis.hsetnx(self._keys.bases, profile.name, profile.model_dump_json()):
+                return True
+            if not equal_shape(self.base(profile.name), profile):
+                raise Conflict(f"base model {profile.name!r} is registered with other shapes; choose another name")
+            self._redis.hset(self._keys.bases, profile.name, profile.model_dump_json())
+        return False
+
+    def base(self, name: str) -> BaseProfile:
+        """Profile of a base model.
+
+        Raises:
+            NotFound: no base model of that name is registered.
+            RedisUnavailable: the server is out of reach.
+        """
+        with redis_errors():
+            stored = self._redis.hget(self._keys.bases, name)
+        if stored is None:
+            raise NotFound(f"no base model {name[:200]!r} is registered")
+        return _parse_profile(stored)
+
+    def is_base(self, name: str) -> bool:
+        """Whether a base model of that name is registered.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        with redis_errors():
+            return bool(self._redis.hexists(self._keys.bases, name))
+
+    def bases(self) -> list[BaseProfile]:
+        """All registered base models, by name.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        with redis_errors():
+            stored = self._redis.hgetall(self._keys.bases)
+        return [_parse_profile(stored[name]) for name in sorted(stored)]
+
+    def _base_or_raise(self, adapter: AdapterName) -> str:
+        base = self.base_of(adapter)
+        if base is None:
+            raise NotFound(f"no adapter {str(adapter)!r} is published")
+        return base
+
+
+@lru_cache(maxsize=32)
+def _parse_profile(stored: str) -> BaseProfile:
+    """Parse once per text: a profile of a large base takes milliseconds, and every validation needs it."""
+    return BaseProfile.model_validate_json(stored)

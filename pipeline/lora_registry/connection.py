@@ -1,0 +1,78 @@
+"""The one module that opens Redis connections and maps what they raise.
+
+redis-py retries a command whose reply was lost, so every write here is a script that may run twice. Blocking reads
+need a socket timeout longer than their block. Source: redis-py 8.1 defaults (socket_timeout 5 s, 10 retries).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import redis
+import redis.asyncio
+from redis import exceptions as errors
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from lora_registry.errors import Configuration, RedisUnavailable
+
+LONGEST_BLOCK_S: Final = 5.0
+"""No blocking read asks the server to wait longer than this."""
+_SOCKET_TIMEOUT_S: Final = LONGEST_BLOCK_S + 10.0
+_CONNECT_TIMEOUT_S: Final = 5.0
+
+
+def connect(url: str, *, name: str = "lora-registry", retries: int = 2) -> redis.Redis:
+    """A client for `url`; nothing is sent until the first command.
+
+    Raises:
+        Configuration: the URL is not one that redis-py reads.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            client_name=name,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
+        )
+    except ValueError as error:
+        raise Configuration(f"LORA_REGISTRY_REDIS_URL: {error}") from error
+
+
+def connect_async(url: str, *, name: str = "lora-registry") -> redis.asyncio.Redis:
+    """The asyncio twin of `connect`, for the subscriber.
+
+    Raises:
+        Configuration: the URL is not one that redis-py reads.
+    """
+    try:
+        return redis.asyncio.Redis.from_url(
+            url,
+            decode_responses=True,
+            client_name=name,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        )
+    except ValueError as error:
+        raise Configuration(f"LORA_REGISTRY_REDIS_URL: {error}") from error
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Map what redis-py raises when the server is away, loading, read-only or out of memory to RedisUnavailable.
+
+    Raises:
+        RedisUnavailable: the server cannot take the command now.
+        Configuration: the server knows the user or password not, or does not allow the user the command.
+    """
+    try:
+        yield
+    except (errors.AuthenticationError, errors.NoPermissionError) as error:
+        raise Configuration(f"Redis refused: {error}") from error
+    except (errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError, errors.OutOfMemoryError) as error:
+        raise RedisUnavailable(f"Redis is out of reach: {error}") from error

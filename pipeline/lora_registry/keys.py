@@ -1,0 +1,126 @@
+"""Every Redis key and channel, in one place.
+
+    {lora}:inbox:…      written by publishers (accept), emptied by the dispatcher
+    {lora}:ledger:…     work in progress, written by dispatcher and workers
+    {lora}:catalog:…    what is published, written by the publish script and by operators
+    {lora}:log:…        announcements, the same messages as on the channels, bounded
+    {lora}:server       which server is admitted; generation; the id counter is beside it
+
+The four areas are the unit of access control: see `deploy/redis/users.acl`. All keys carry one hash tag, so a
+script may touch any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from lora_registry.names import AdapterName
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Key builder for one registry.
+
+    Attributes:
+        prefix: hash tag in braces, `{lora}` by default.
+    """
+
+    prefix: str = "{lora}"
+
+    @property
+    def server(self) -> str:
+        """Hash: run_id of the admitted server, generation, admission (a count)."""
+        return f"{self.prefix}:server"
+
+    @property
+    def next_id(self) -> str:
+        """Integer: the last `lora_int_id` issued."""
+        return f"{self.prefix}:ids:last"
+
+    # The inbox
+    @property
+    def events(self) -> str:
+        """Stream: ids of accepted registrations, in order of acceptance."""
+        return f"{self.prefix}:inbox:events"
+
+    def accepted(self, registration_id: str) -> str:
+        """Hash: one accepted event until a dispatcher takes it into the ledger."""
+        return f"{self.prefix}:inbox:accepted:{registration_id}"
+
+    def idempotency(self, namespace: str, key: str) -> str:
+        """String: `<registration id> <payload digest>`; keys are scoped by namespace."""
+        return f"{self.prefix}:inbox:idempotency:{namespace}:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+    def numbers(self, adapter: AdapterName) -> str:
+        """String: the last version number taken by an event of this adapter and the admission it was taken under."""
+        return f"{self.prefix}:inbox:number:{adapter.qualified}"
+
+    # The ledger
+    @property
+    def ledger(self) -> str:
+        """Prefix of all ledger keys; scripts build the key of each registration they claim from it."""
+        return f"{self.prefix}:ledger"
+
+    def registration(self, registration_id: str) -> str:
+        """Hash: one registration, from dispatch to the end of its retention."""
+        return f"{self.ledger}:registration:{registration_id}"
+
+    def history(self, registration_id: str) -> str:
+        """List: failures of one registration as JSON, newest last."""
+        return f"{self.ledger}:history:{registration_id}"
+
+    @property
+    def dead_letters(self) -> str:
+        """Sorted set: dead-lettered registrations by time."""
+        return f"{self.ledger}:dead"
+
+    # The catalog
+    @property
+    def catalog(self) -> str:
+        """Prefix of all catalog keys."""
+        return f"{self.prefix}:catalog"
+
+    def adapter(self, adapter: AdapterName) -> str:
+        """Hash: an adapter's base, its head (the newest decision about its own alias) and its published numbers."""
+        return f"{self.catalog}:adapter:{adapter.qualified}"
+
+    def versions(self, base_model: str) -> str:
+        """Hash: `namespace.name.vN` → version record (JSON)."""
+        return f"{self.catalog}:versions:{base_model}"
+
+    def aliases(self, base_model: str) -> str:
+        """Hash: `namespace.name@alias` → `<version> <follow|pinned>`."""
+        return f"{self.catalog}:aliases:{base_model}"
+
+    def numbers_published(self, adapter: AdapterName) -> str:
+        """Sorted set: published version numbers of an adapter."""
+        return f"{self.catalog}:numbers:{adapter.qualified}"
+
+    @property
+    def adapters(self) -> str:
+        """Hash: `namespace.name` → base model."""
+        return f"{self.catalog}:adapters"
+
+    @property
+    def sequences(self) -> str:
+        """Hash: base model → sequence number of its last announcement."""
+        return f"{self.catalog}:sequences"
+
+    @property
+    def bases(self) -> str:
+        """Hash: base model → profile (JSON)."""
+        return f"{self.catalog}:bases"
+
+    # Announcements
+    def log(self, base_model: str) -> str:
+        """Stream: announcements about one base model; the entry id is `<sequence>-0`."""
+        return f"{self.prefix}:log:{base_model}"
+
+    def channel(self, base_model: str) -> str:
+        """Pub/sub channel that rings for each announcement about one base model."""
+        return f"{self.prefix}:announce:{base_model}"
+
+    def outcome_channel(self, registration_id: str) -> str:
+        """Pub/sub channel that rings once, when a registration ends."""
+        return f"{self.prefix}:outcome:{registration_id}"

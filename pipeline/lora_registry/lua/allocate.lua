@@ -1,0 +1,28 @@
+-- Get or allocate the `lora_int_id` of a claimed registration, once for each admission of a server.
+-- requires: admitted
+-- KEYS  1 server  2 last id issued  3 registration
+-- ARGV  1 epoch  2 owner  3 number gap
+-- Returns {'ok', id, version number}, {'lost'}, {'exhausted'} or {'not-admitted'}.
+-- Atomic: an id is issued once and belongs to one registration. A registration that was numbered under an earlier
+-- admission gets a fresh id and a fresh number: the old ones may have been announced and then forgotten.
+local generation, admission = admitted(KEYS[1])
+if not generation then
+  return {'not-admitted'}
+end
+local field = redis.call('HMGET', KEYS[3], 'epoch', 'owner', 'lora_int_id', 'admission', 'version')
+if field[1] ~= ARGV[1] or field[2] ~= ARGV[2] then
+  return {'lost'}
+end
+local passed = admission - tonumber(field[4])
+if field[3] and passed == 0 then
+  return {'ok', tonumber(field[3]), tonumber(field[5])}
+end
+
+local id = redis.call('INCR', KEYS[2])
+if id > 2147483647 then
+  redis.call('DECR', KEYS[2])
+  return {'exhausted'}
+end
+local version = tonumber(field[5]) + passed * tonumber(ARGV[3])
+redis.call('HSET', KEYS[3], 'lora_int_id', id, 'version', version, 'admission', admission)
+return {'ok', id, version}

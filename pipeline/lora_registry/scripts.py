@@ -1,0 +1,55 @@
+"""The Lua scripts behind every state change: loaded from `lua/`, called by name.
+
+A script says in a line `-- requires: clock, due` which shared snippets (`lua/_clock.lua`, …) stand before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import redis
+
+from lora_registry.connection import redis_errors
+
+_REQUIRES = re.compile(r"^-- requires: (.+)$", re.MULTILINE)
+Argument = str | int | float
+
+
+@cache
+def source(name: str) -> str:
+    """The full text of script `name`, shared snippets included."""
+    text = _read(f"{name}.lua")
+    required = _REQUIRES.search(text)
+    snippets = [_read(f"_{part.strip()}.lua") for part in required.group(1).split(",")] if required else []
+    return "\n".join([*snippets, text])
+
+
+@cache
+def digest(name: str) -> str:
+    """The SHA-1 by which a server caches the script."""
+    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+def call(client: redis.Redis, name: str, *, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+    """Run script `name`; a server that does not know it is given its text.
+
+    Returns:
+        What the script returns; its header says what that is.
+
+    Raises:
+        RedisUnavailable: the server is out of reach.
+    """
+    with redis_errors():
+        try:
+            return client.evalsha(digest(name), len(keys), *keys, *args)
+        except redis.exceptions.NoScriptError:
+            return client.eval(source(name), len(keys), *keys, *args)
+
+
+def _read(file_name: str) -> str:
+    return (resources.files("lora_registry") / "lua" / file_name).read_text(encoding="utf-8")

@@ -1,0 +1,99 @@
+"""Settings: read once from the environment (`LORA_REGISTRY_…`) at the entry point and passed down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from lora_registry.errors import Configuration
+from lora_registry.events import describe_validation_error
+
+SECONDS_PER_DAY = 86_400
+
+
+class Settings(BaseSettings):
+    """All settings, with units in their names.
+
+    Raises:
+        ValidationError: a value is out of range; `load_settings` turns it into `Configuration`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LORA_REGISTRY_", frozen=True, extra="ignore")
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Registry's server: `redis://`, `rediss://` or `unix://`."""
+    broker_url: str = ""
+    """Celery's server; empty: the registry's. It may be another server; it must not be a Redis Cluster."""
+    key_prefix: Annotated[str, Field(pattern=r"^\{[A-Za-z0-9_-]{1,32}\}$")] = "{lora}"
+    """Hash tag that every key starts with: all keys a script touches share one slot."""
+
+    source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Directories that local sources may lie in, separated by ':'; empty: no local source is allowed."""
+    artifact_store: Path = Path("lora-registry-data/artifacts")
+    """Directory of the artifact store; every validate worker and every node sees it."""
+
+    max_queued_events: Annotated[int, Field(gt=0)] = 100_000
+    """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""
+    max_attempts: Annotated[int, Field(gt=0, le=100)] = 5
+    """Tries of one stage, lost workers included, before a registration is dead-lettered."""
+    backoff_first_s: Annotated[float, Field(gt=0)] = 1.0
+    backoff_max_s: Annotated[float, Field(gt=0)] = 300.0
+    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a claimed registration stays with a worker that shows no sign of life."""
+    stage_time_limit_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest run of one task; a worker process that exceeds it is killed."""
+    sweep_interval_s: Annotated[float, Field(gt=0)] = 1.0
+    wake_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """After so long without a claim a wake-up counts as lost and is sent again (then after twice as long, …)."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """After so long with due work, no claim and no lease, the supervisor restarts a stage's workers."""
+
+    retention_s: Annotated[int, Field(gt=0)] = 7 * SECONDS_PER_DAY
+    """How long a finished registration and its idempotency key are kept."""
+    dead_letter_retention_s: Annotated[int, Field(gt=0)] = 30 * SECONDS_PER_DAY
+    log_length: Annotated[int, Field(gt=0)] = 10_000
+    """Announcements kept per base model; a cursor older than that gets a reset."""
+    id_gap: Annotated[int, Field(gt=0)] = 10_000
+    """By how much the id counter is raised when a new server is admitted: more than can be issued in the seconds
+    that a crash or failover can lose."""
+    number_gap: Annotated[int, Field(gt=0)] = 1_000
+    """The same for each adapter's version numbers."""
+    max_lora_rank: Annotated[int, Field(gt=0)] = 512
+    """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_roots(cls, values: dict[str, object]) -> dict[str, object]:
+        roots = values.get("source_roots")
+        if isinstance(roots, str):
+            values["source_roots"] = tuple(Path(root) for root in roots.split(":") if root)
+        return values
+
+    @model_validator(mode="after")
+    def _check_roots(self) -> Self:
+        for root in self.source_roots:
+            if not root.is_absolute():
+                raise ValueError(f"source_roots: {root} is not an absolute path")
+        return self
+
+    @property
+    def celery_broker_url(self) -> str:
+        """Where wake-ups travel, as Celery writes it (`redis+socket://` for a unix socket)."""
+        url = self.broker_url or self.redis_url
+        return url.replace("unix://", "redis+socket://", 1) if url.startswith("unix://") else url
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with `overrides` (given by flags) on top; a None override is left out.
+
+    Raises:
+        Configuration: a value is not legal; the message names it.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type] # pydantic checks them
+    except ValidationError as error:
+        raise Configuration(f"LORA_REGISTRY_{describe_validation_error(error).upper()}") from error

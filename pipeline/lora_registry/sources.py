@@ -1,0 +1,71 @@
+"""What a source does for the stages. The sources themselves, one file per scheme, are in `lora_workers.sources`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Protocol, Self
+
+from lora_registry.artifacts import FileDigest
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """One file of a source, pinned.
+
+    Attributes:
+        location: where it is, in the scheme's own terms.
+        version: what must still be true of it when it is copied (for a local file: device, inode, size, mtime).
+        size_bytes: its size.
+    """
+
+    location: str
+    version: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class PinnedSource:
+    """A source whose bytes can no longer change unnoticed: its two files."""
+
+    scheme: str
+    config: PinnedFile
+    weights: PinnedFile
+
+    def to_json(self) -> str:
+        """How the ledger keeps it between the stages."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        kept = json.loads(text)
+        return cls(kept["scheme"], PinnedFile(**kept["config"]), PinnedFile(**kept["weights"]))
+
+
+class Source(Protocol):
+    """One scheme: pins what it resolves, and copies what is pinned."""
+
+    def resolve(self, url: str) -> PinnedSource:
+        """Find the adapter's two files and pin them.
+
+        Raises:
+            Rejected: there is no adapter there, or it may not be read.
+            Transient: the place is out of reach.
+        """
+
+    def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
+        """The whole of a small pinned file.
+
+        Raises:
+            Rejected: it changed, may not be read, or is larger than `limit_bytes`.
+            Transient: the place is out of reach.
+        """
+
+    def copy(self, file: PinnedFile, to: str) -> FileDigest:
+        """Copy a pinned file to the local path `to` and digest the bytes on the way, reading them once.
+
+        Raises:
+            Rejected: it changed or may not be read.
+            Transient: the place is out of reach.
+        """

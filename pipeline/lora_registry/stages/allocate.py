@@ -1,0 +1,41 @@
+"""Stage 1, allocate: check that the request can be met at all, then give it its `lora_int_id`."""
+
+from __future__ import annotations
+
+from lora_registry import codes
+from lora_registry.catalog import Catalog
+from lora_registry.errors import Rejected
+from lora_registry.findings import Finding
+from lora_registry.ledger import Lease, Ledger
+from lora_registry.names import DEFAULT_NAMESPACE
+from lora_registry.registrations import Registration
+
+
+def allocate(lease: Lease, *, ledger: Ledger, catalog: Catalog) -> dict[str, str | int]:
+    """Get or allocate the id of the registration.
+
+    Returns:
+        Nothing to add: the allocating script stores the id itself.
+
+    Raises:
+        Rejected: unknown base, or the name is taken by a base or by an adapter of another base; or no id is left.
+        LeaseLost: another worker owns the registration.
+        Transient: Redis is out of reach, or not admitted.
+    """
+    finding = _check_request(lease.registration, catalog)
+    if finding:
+        raise Rejected(finding.message, findings=(finding,))
+    ledger.allocate(lease)
+    return {}
+
+
+def _check_request(registration: Registration, catalog: Catalog) -> Finding | None:
+    adapter, base = registration.adapter, registration.base_model
+    if not catalog.is_base(base):
+        return codes.BASE_UNKNOWN.finding(base)
+    if adapter.namespace == DEFAULT_NAMESPACE and catalog.is_base(adapter.name):
+        return codes.NAME_CONFLICT.finding(adapter.name)
+    owner = catalog.base_of(adapter)
+    if owner not in (None, base):
+        return codes.ADAPTER_BASE_CONFLICT.finding(str(adapter), expected=owner, actual=base)
+    return None

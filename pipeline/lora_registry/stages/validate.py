@@ -1,0 +1,111 @@
+"""Stage 3, validate: copy the two files once while hashing them, judge that copy, and keep it under its digest.
+
+What is judged, what is stored and what nodes load later are the same bytes: the source is not looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from lora_registry import codes
+from lora_registry.adapter_config import MAX_CONFIG_BYTES, AdapterConfig, canonical_config, parse_adapter_config
+from lora_registry.artifacts import FileDigest
+from lora_registry.base_profile import BaseProfile
+from lora_registry.catalog import Catalog
+from lora_registry.compatibility import check_compatibility
+from lora_registry.errors import Rejected
+from lora_registry.findings import Finding, has_error
+from lora_registry.ledger import Lease
+from lora_registry.registrations import dump_findings
+from lora_registry.safetensors_header import Header, read_header
+from lora_registry.sources import PinnedSource, Source
+
+
+class Staged(Protocol):
+    """An artifact in the making: nobody sees it before `keep`."""
+
+    @property
+    def weights_path(self) -> str:
+        """Local path to copy the weights to."""
+
+    def keep(self, config: bytes, weights: FileDigest) -> str:
+        """Make it durable and visible under its digest, whole or not at all; one that is there already is kept.
+
+        Returns:
+            The digest, `sha256:…`.
+
+        Raises:
+            Transient: the store cannot take it now.
+        """
+
+
+class ArtifactStore(Protocol):
+    """Where artifacts are kept; see `lora_workers.artifact_store`."""
+
+    def stage(self) -> AbstractContextManager[Staged]:
+        """Begin an artifact; what was not kept when the context ends is removed."""
+
+    def keep_report(self, registration_id: str, findings: tuple[Finding, ...]) -> None:
+        """Keep all findings of a registration."""
+
+
+def validate(
+    lease: Lease, *, catalog: Catalog, source: Source, store: ArtifactStore, max_lora_rank: int
+) -> dict[str, str | int]:
+    """Judge the pinned adapter against its base model and keep it as an artifact.
+
+    Returns:
+        `digest`, `rank` (the largest among its modules), `size_bytes` (of the weights), `base_revision`, `findings`.
+
+    Raises:
+        Rejected: it does not fit, or changed after it was pinned; with the findings.
+        NotFound: the base model was removed meanwhile.
+        Transient: source, store or Redis is out of reach.
+    """
+    registration = lease.registration
+    base = catalog.base(registration.base_model)
+    pinned = PinnedSource.from_json(registration.fields["pinned"])
+    with store.stage() as staged:
+        raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
+        config = parse_adapter_config(raw_config)
+        weights = source.copy(pinned.weights, staged.weights_path)
+        findings = tuple(_judge(config, read_staged_header(staged.weights_path), base, max_lora_rank))
+        if findings:
+            store.keep_report(registration.id, findings)
+        if has_error(findings):
+            raise Rejected("the adapter does not fit its base model", findings=findings)
+        digest = staged.keep(canonical_config(raw_config), weights)
+    return {
+        "digest": digest,
+        "rank": _largest_rank(config),
+        "size_bytes": weights.size_bytes,
+        "base_revision": base.revision,
+        "findings": dump_findings(findings),
+    }
+
+
+def read_staged_header(path: str) -> Header:
+    """The header of a local weights file.
+
+    Raises:
+        HeaderError: it is not a legal safetensors file.
+    """
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - unbuffered ranges of a path that we made
+        return read_header(
+            lambda offset, length: os.pread(file.fileno(), length, offset),
+            file_size_bytes=os.fstat(file.fileno()).st_size,
+        )
+
+
+def _judge(config: AdapterConfig, header: Header, base: BaseProfile, max_lora_rank: int) -> Iterator[Finding]:
+    largest = _largest_rank(config)
+    if largest > max_lora_rank:
+        yield codes.RANK_TOO_LARGE.finding("r", expected=f"at most {max_lora_rank}", actual=largest)
+    yield from check_compatibility(config, header, base)
+
+
+def _largest_rank(config: AdapterConfig) -> int:
+    return max([config.rank, *config.rank_pattern.values()])

@@ -1,0 +1,149 @@
+"""Local directories, under the roots that the operator allows.
+
+A path is resolved to its real place before it is compared with the roots, so neither `..` nor a symlink leads out.
+Each file is opened once, without following a link and without waiting (a pipe would never answer); what was pinned is
+compared with the descriptor that is then read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lora_registry import codes
+from lora_registry.adapter_files import check_files
+from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
+from lora_registry.codes import Code
+from lora_registry.errors import Rejected, Transient
+from lora_registry.findings import has_error
+from lora_registry.sources import PinnedFile, PinnedSource
+
+_CHUNK_BYTES = 1 << 20
+_MOST_NAMES = 10_000
+_REJECTED_ERRNO: dict[int, Code] = {
+    errno.EACCES: codes.SOURCE_PERMISSION,
+    errno.EPERM: codes.SOURCE_PERMISSION,
+    errno.ENOENT: codes.SOURCE_NOT_FOUND,
+    errno.ENOTDIR: codes.SOURCE_NOT_A_DIRECTORY,
+    errno.ELOOP: codes.FILE_NOT_REGULAR,
+    errno.ENXIO: codes.FILE_NOT_REGULAR,
+    errno.ENAMETOOLONG: codes.SOURCE_NOT_FOUND,
+}
+
+
+class LocalSource:
+    """Adapters in directories that this process can read.
+
+    Args:
+        roots: absolute directories that adapters may lie in; none allows nothing.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = tuple(os.path.realpath(root) for root in roots)
+
+    def resolve(self, url: str) -> PinnedSource:
+        """Find and pin the two files of the adapter in directory `url` (an absolute path or `file://` URL).
+
+        Raises:
+            Rejected: outside the roots, missing, unreadable, or no adapter.
+            Transient: the file system failed.
+        """
+        directory = self._contained(url.removeprefix("file://"), subject=url)
+        with _mapped(url):
+            with os.scandir(directory) as listing:
+                names = [entry.name for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
+        findings = check_files(names)
+        if has_error(findings):
+            raise Rejected(f"{url} holds no adapter: {findings[0].message}", findings=tuple(findings))
+        return PinnedSource("file", self._pin(directory, CONFIG_FILE), self._pin(directory, WEIGHTS_FILE))
+
+    def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
+        """The whole of a small pinned file; one byte more than `limit_bytes` shows its reader that it is too large.
+
+        Raises:
+            Rejected: it changed or may not be read.
+            Transient: the file system failed.
+        """
+        with _opened(file) as descriptor, _mapped(file.location):
+            return os.pread(descriptor, limit_bytes + 1, 0)
+
+    def copy(self, file: PinnedFile, to: str) -> FileDigest:
+        """Copy a pinned file to `to` and digest its bytes on the way.
+
+        Raises:
+            Rejected: it changed, while it was copied at the latest, or may not be read.
+            Transient: the file system failed.
+        """
+        sha256, copied = hashlib.sha256(), 0
+        with _opened(file) as descriptor, _mapped(file.location), Path(to).open("wb", buffering=0) as target:
+            while chunk := os.read(descriptor, _CHUNK_BYTES):
+                sha256.update(chunk)
+                target.write(chunk)
+                copied += len(chunk)
+            _check_pin(file, os.fstat(descriptor))
+        return FileDigest(sha256.hexdigest(), copied)
+
+    def _contained(self, path: str, *, subject: str) -> str:
+        if not os.path.isabs(path) or "\0" in path:
+            raise _rejected(codes.SOURCE_UNSUPPORTED, subject)
+        real = os.path.realpath(path)
+        if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in self._roots):
+            raise _rejected(codes.SOURCE_OUTSIDE_ROOTS, subject)
+        return real
+
+    def _pin(self, directory: str, name: str) -> PinnedFile:
+        # A file may be a link (the Hub's cache keeps blobs beside its snapshots), but not out of the roots.
+        real = self._contained(os.path.join(directory, name), subject=name)
+        with _mapped(name):
+            found = os.stat(real, follow_symlinks=False)
+            readable = os.access(real, os.R_OK)
+        if not stat.S_ISREG(found.st_mode):
+            raise _rejected(codes.FILE_NOT_REGULAR, name)
+        if not readable:
+            raise _rejected(codes.SOURCE_PERMISSION, name, actual=f"mode {stat.S_IMODE(found.st_mode):04o}")
+        return PinnedFile(real, _version(found), found.st_size)
+
+
+def _version(found: os.stat_result) -> str:
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+
+
+def _check_pin(file: PinnedFile, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise _rejected(codes.FILE_NOT_REGULAR, Path(file.location).name)
+    if _version(found) != file.version:
+        raise _rejected(codes.SOURCE_CHANGED, Path(file.location).name)
+
+
+@contextmanager
+def _opened(file: PinnedFile) -> Iterator[int]:
+    name = Path(file.location).name
+    with _mapped(name):
+        descriptor = os.open(file.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_pin(file, os.fstat(descriptor))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _mapped(subject: str) -> Iterator[None]:
+    """Map the file system's errors: what the publisher can mend is Rejected, the rest is Transient."""
+    try:
+        yield
+    except OSError as error:
+        code = _REJECTED_ERRNO.get(error.errno or 0)
+        if code is None:
+            raise Transient(f"{subject}: {error.strerror}") from error
+        raise _rejected(code, subject) from error
+
+
+def _rejected(code: Code, subject: str, *, actual: str = "") -> Rejected:
+    finding = code.finding(subject, actual=actual)
+    return Rejected(f"{subject}: {finding.message}", findings=(finding,))

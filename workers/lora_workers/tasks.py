@@ -1,0 +1,98 @@
+"""Celery's side of the stages: a wake-up comes in, one stage's due work is done, the next stage is woken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from functools import cached_property, partial
+
+import redis
+from celery import Celery
+
+from lora_registry.catalog import Catalog
+from lora_registry.connection import connect
+from lora_registry.ledger import Ledger
+from lora_registry.settings import Settings
+from lora_registry.stages import Stage
+from lora_registry.stages.allocate import allocate
+from lora_registry.stages.publish import publish
+from lora_registry.stages.resolve import resolve
+from lora_registry.stages.validate import validate
+from lora_registry.work import Perform, work
+from lora_workers.artifact_store import LocalArtifactStore
+from lora_workers.celery_app import send_wake_ups, task_name
+from lora_workers.sources import open_sources
+
+_BUDGET_S = 10.0
+Around = Callable[[Stage, Perform], Perform]
+"""Puts something around a stage's function: tracing, or a fault that a test injects."""
+
+logger = logging.getLogger(__name__)
+
+
+class Station:
+    """What one worker process needs to work on its stages; everything is opened on first use, after any fork."""
+
+    def __init__(self, app: Celery, settings: Settings, *, around: Around | None = None) -> None:
+        self._app = app
+        self._settings = settings
+        self._around = around or (lambda _, perform: perform)
+
+    def run(self, stage: Stage) -> int:
+        """Work on the due registrations of `stage`; returns how many."""
+        return work(
+            stage,
+            self._around(stage, self._perform[stage]),
+            ledger=self._ledger,
+            wake=self._wake,
+            owner=self._owner,
+            budget_s=_BUDGET_S,
+        )
+
+    @cached_property
+    def _perform(self) -> dict[Stage, Perform]:
+        ledger, catalog, settings = self._ledger, self._catalog, self._settings
+        source, store = open_sources(settings), LocalArtifactStore(settings.artifact_store)
+        rank = settings.max_lora_rank
+        return {
+            Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
+            Stage.RESOLVE: partial(resolve, source=source),
+            Stage.VALIDATE: partial(validate, catalog=catalog, source=source, store=store, max_lora_rank=rank),
+            Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
+        }
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return Ledger(self._client, self._settings)
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return Catalog(self._client, self._settings)
+
+    @cached_property
+    def _client(self) -> redis.Redis:
+        return connect(self._settings.redis_url, name="lora-worker")
+
+    @cached_property
+    def _owner(self) -> str:
+        # The random part keeps owners apart when a process id comes again.
+        return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def _wake(self, stage: Stage, count: int) -> None:
+        try:
+            send_wake_ups(self._app, stage, count)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the dispatcher's sweep wakes the stage later
+            logger.warning("could not wake %s: %s", stage, error)
+
+
+def register_tasks(app: Celery, station: Station) -> None:
+    """Register one task for each stage with `app`."""
+
+    def task_of(stage: Stage) -> Callable[[], int]:
+        return lambda: station.run(stage)
+
+    for stage in Stage:
+        app.task(task_of(stage), name=task_name(stage))

@@ -1,0 +1,103 @@
+"""A worker process: Celery consuming the queues of some stages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+
+from lora_registry.connection import connect
+from lora_registry.errors import RegistryError
+from lora_registry.ledger import Ledger
+from lora_registry.settings import Settings
+from lora_registry.stages import Stage
+from lora_workers.celery_app import make_app
+from lora_workers.processes import die_with_parent
+from lora_workers.tasks import Around, Station, register_tasks
+
+_SLOTS_FOR_S = 30.0
+logger = logging.getLogger(__name__)
+
+
+def run_worker(
+    settings: Settings, stages: Sequence[Stage], *, concurrency: int = 1, around: Around | None = None
+) -> int:
+    """Run a worker until it is told to stop (SIGTERM: finish what is running).
+
+    Args:
+        settings: the registry's settings.
+        stages: stages to work on.
+        concurrency: child processes; each works on one claim at a time.
+        around: put around every stage's function.
+
+    Returns:
+        Exit code for the process.
+    """
+    app = make_app(settings)
+    register_tasks(app, Station(app, settings, around=around))
+    worker_process_init.connect(_on_child_start, weak=False)
+    slots = _Slots(settings, stages, concurrency)
+    worker_ready.connect(slots.start, weak=False)
+    worker_shutting_down.connect(slots.stop, weak=False)
+    # Soft shutdown: give running tasks a while, then put their messages back. Source: celery 5.7, REMAP_SIGTERM.
+    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+    return _run(app, stages, concurrency)
+
+
+def _run(app: Celery, stages: Sequence[Stage], concurrency: int) -> int:
+    # Remote control stays on: without it and without these three, a worker hangs when the broker restarts.
+    arguments = [
+        "worker",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "--pool=prefork",
+        f"--concurrency={concurrency}",
+        f"--queues={','.join(stages)}",
+        f"--hostname={'-'.join(stages)}.{os.getpid()}@{socket.gethostname()}",
+        "--loglevel=WARNING",
+    ]
+    try:
+        app.worker_main(arguments)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    return 0
+
+
+def _on_child_start(**_: Any) -> None:
+    die_with_parent()
+
+
+class _Slots:
+    """Tells the ledger, as long as the worker lives, how many claims it can work on at once."""
+
+    def __init__(self, settings: Settings, stages: Sequence[Stage], concurrency: int) -> None:
+        self._settings = settings
+        self._stages = stages
+        self._names = [f"{socket.gethostname()}:{os.getpid()}:{slot}" for slot in range(concurrency)]
+        self._stop = threading.Event()
+
+    def start(self, **_: Any) -> None:
+        """Begin; Celery calls it when the worker consumes."""
+        threading.Thread(target=self._run, name="slots", daemon=True).start()
+
+    def stop(self, **_: Any) -> None:
+        """End; the slots are forgotten after at most `_SLOTS_FOR_S`."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        ledger = Ledger(connect(self._settings.redis_url, name="lora-worker-slots"), self._settings)
+        while True:
+            try:
+                for stage in self._stages:
+                    ledger.announce_slots(stage, self._names, for_s=_SLOTS_FOR_S)
+            except RegistryError as error:
+                logger.info("slots not announced: %s", error)
+            if self._stop.wait(_SLOTS_FOR_S / 3):
+                return

@@ -30,6 +30,12 @@ CONFIGS = [
 MACHINE_PATH = re.compile(r'"(/|~|[A-Za-z]:\\|file:)')
 
 
+def data_files(directory: Path) -> set[Path]:
+    """The files below `bases` and `adapters`, relative to `directory`."""
+    folders = (directory / "bases", directory / "adapters")
+    return {path.relative_to(directory) for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
 def shapes(weights: Path) -> dict[str, list[int]]:
     """Each tensor's shape, as safetensors reads it."""
     return {name: tensor["shape"] for name, tensor in safetensors.deserialize(weights.read_bytes())}
@@ -62,9 +68,7 @@ def projections_that_differ(adapter: str, base: str) -> set[str]:
 
 def test_every_model_and_adapter_is_packaged_and_nothing_else() -> None:
     """A directory holds what transformers or PEFT saves for serving, without model cards."""
-    files = {path.relative_to(DEMO_DATA).as_posix() for path in DEMO_DATA.rglob("*") if path.is_file()}
-
-    assert files == {
+    assert {path.as_posix() for path in data_files(DEMO_DATA)} == {
         *(f"bases/{base}/{file}" for base in BASES for file in BASE_FILES),
         *(f"adapters/{adapter}/{file}" for adapter in ADAPTERS for file in ADAPTER_FILES),
     }
@@ -72,7 +76,7 @@ def test_every_model_and_adapter_is_packaged_and_nothing_else() -> None:
 
 def test_the_package_data_is_small() -> None:
     """An installed wheel carries it, so all of it stays below 2 MB and each base below 400 kB."""
-    assert sum(path.stat().st_size for path in DEMO_DATA.rglob("*") if path.is_file()) < 2_000_000
+    assert sum((DEMO_DATA / path).stat().st_size for path in data_files(DEMO_DATA)) < 2_000_000
     for base in BASES:
         assert (DEMO_DATA / "bases" / base / "model.safetensors").stat().st_size < 400_000
 
@@ -179,8 +183,7 @@ def test_the_script_remakes_the_same_shapes_and_configurations(tmp_path: Path) -
     )
 
     assert result.returncode == 0, result.stdout + result.stderr
-    remade = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
-    assert remade == {path.relative_to(DEMO_DATA) for path in DEMO_DATA.rglob("*") if path.is_file()}
+    assert data_files(tmp_path) == data_files(DEMO_DATA)
     for path in WHOLE_WEIGHTS:
         assert shapes(tmp_path / path) == shapes(DEMO_DATA / path)
     for path in CONFIGS:

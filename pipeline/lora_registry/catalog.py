@@ -129,7 +129,6 @@ class Catalog:
             self._redis,
             "publish",
             keys=[
-                keys.server,
                 keys.registration(lease.registration.id),
                 keys.adapter(record.adapter),
                 keys.versions(record.base_model),
@@ -267,7 +266,7 @@ class Catalog:
         answer = scripts.call(
             self._redis,
             "move_alias",
-            keys=[keys.server, keys.adapter(adapter), keys.versions(base), keys.aliases(base)],
+            keys=[keys.adapter(adapter), keys.versions(base), keys.aliases(base)],
             args=[
                 keys.prefix,
                 base,

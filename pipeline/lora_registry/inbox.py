@@ -64,7 +64,6 @@ class Inbox:
             self._redis,
             "accept",
             keys=[
-                keys.server,
                 keys.accepted(registration_id),
                 idempotency,
                 keys.numbers(event.adapter),
@@ -77,6 +76,7 @@ class Inbox:
                 idempotency.rpartition(":")[2],
                 self._settings.max_queued_events,
                 self._settings.number_gap,
+                keys.server,
             ],
         )
         if answer[0] == "not-admitted":

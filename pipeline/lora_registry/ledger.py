@@ -148,8 +148,8 @@ class Ledger:
         answer = scripts.call(
             self._redis,
             "allocate",
-            keys=[self._keys.server, self._keys.next_id, self._keys.registration(lease.registration.id)],
-            args=[lease.epoch, lease.owner, self._settings.number_gap],
+            keys=[self._keys.next_id, self._keys.registration(lease.registration.id)],
+            args=[lease.epoch, lease.owner, self._settings.number_gap, self._keys.server],
         )
         if answer[0] == "lost":
             raise LeaseLost

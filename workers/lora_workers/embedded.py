@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from lora_registry.connection import connect
-from lora_registry.errors import Configuration, RedisUnavailable
+from lora_registry.errors import Configuration
 from lora_workers import processes
 
 _LONGEST_SOCKET_PATH = 100
@@ -104,7 +104,7 @@ def _binary() -> str:
 def _answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
-    except (redis.ConnectionError, redis.TimeoutError, RedisUnavailable):
+    except (redis.AuthenticationError, redis.ResponseError):
+        return True  # it wants a user and a password first, so it is there
+    except (redis.ConnectionError, redis.TimeoutError):
         return False
-    except redis.AuthenticationError:
-        return True  # it asks for a password, so it is there

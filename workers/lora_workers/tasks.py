@@ -92,7 +92,10 @@ def register_tasks(app: Celery, station: Station) -> None:
     """Register one task for each stage with `app`."""
 
     def task_of(stage: Stage) -> Callable[[], int]:
-        return lambda: station.run(stage)
+        def run_stage() -> int:
+            return station.run(stage)
+
+        return run_stage
 
     for stage in Stage:
         app.task(task_of(stage), name=task_name(stage))

@@ -1,35 +1,35 @@
 -- Move an alias by hand: compare-and-swap, and pin it; or let the adapter's own alias follow its head again.
 -- requires: clock, admitted, announce
--- KEYS  1 server  2 adapter  3 versions of the base  4 aliases of the base
+-- KEYS  1 adapter  2 versions of the base  3 aliases of the base
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 alias  6 version, '' to follow the head again
 --       7 version expected now: '' for any, '0' for none  8 log length
 -- Returns {'moved', version, previous or ''}, {'unchanged', version}, {'conflict', current or ''}, {'unknown'}
 -- or {'not-admitted'}.
 -- Atomic: of several movers that expect the same version, one wins.
-local generation = admitted(KEYS[1])
+local generation = admitted(ARGV[1] .. ':server')
 if not generation then
   return {'not-admitted'}
 end
 local adapter = ARGV[3] .. '.' .. ARGV[4]
 local field = adapter .. '@' .. ARGV[5]
-local current, current_mode = string.match(redis.call('HGET', KEYS[4], field) or '', '^(%d+) (%S+)')
+local current, current_mode = string.match(redis.call('HGET', KEYS[3], field) or '', '^(%d+) (%S+)')
 if ARGV[7] ~= '' and ARGV[7] ~= (current or '0') then
   return {'conflict', current or ''}
 end
 
 local version, mode = ARGV[6], 'pinned'
 if version == '' then
-  version, mode = redis.call('HGET', KEYS[2], 'head_version') or '', 'follow'
-  redis.call('HDEL', KEYS[2], 'follow')
+  version, mode = redis.call('HGET', KEYS[1], 'head_version') or '', 'follow'
+  redis.call('HDEL', KEYS[1], 'follow')
 end
-local record = redis.call('HGET', KEYS[3], adapter .. '.v' .. version)
+local record = redis.call('HGET', KEYS[2], adapter .. '.v' .. version)
 if not record then
   return {'unknown'}
 end
 if version == current and mode == current_mode then
   return {'unchanged', version}
 end
-redis.call('HSET', KEYS[4], field, string.format('%s %s %s', version, mode, cjson.decode(record).digest))
+redis.call('HSET', KEYS[3], field, string.format('%s %s %s', version, mode, cjson.decode(record).digest))
 announce(ARGV[1], generation, ARGV[2], 'alias.moved', field, string.format(
   '{"namespace":"%s","name":"%s","alias":"%s","version":%s,"previous":%s,"mode":"%s"}',
   ARGV[3], ARGV[4], ARGV[5], version, current or 'null', mode), now_us(), ARGV[8])

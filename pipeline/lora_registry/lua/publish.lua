@@ -1,18 +1,18 @@
 -- Publish a validated registration: version record, alias by the rule, announcements, outcome.
 -- requires: clock, admitted, due, finish, announce
--- KEYS  1 server  2 registration  3 adapter  4 versions of the base  5 aliases of the base
+-- KEYS  1 registration  2 adapter  3 versions of the base  4 aliases of the base
 -- ARGV  1 key prefix  2 registration id  3 epoch  4 owner  5 version record (JSON)  6 log length  7 retention in s
 -- Returns {'published'|'unchanged'|'superseded'} or {'lost'|'not-admitted'|'readmit'|'base-conflict'|'taken'}.
 -- Atomic: record, alias, log entries, PUBLISH and outcome happen together or not at all.
 -- The rule of the adapter's own alias: bytes equal to its target's (or to the head's, where people moved it) change
 -- nothing; else only an event accepted later than every one that has decided so far moves it, and a pinned or manual
 -- alias is moved by nobody.
-local generation, admission = admitted(KEYS[1])
+local generation, admission = admitted(ARGV[1] .. ':server')
 if not generation then
   return {'not-admitted'}
 end
 local prefix, id, now = ARGV[1], ARGV[2], now_us()
-local held = redis.call('HMGET', KEYS[2], 'stage', 'epoch', 'owner', 'admission', 'namespace', 'name', 'order', 'due_at')
+local held = redis.call('HMGET', KEYS[1], 'stage', 'epoch', 'owner', 'admission', 'namespace', 'name', 'order', 'due_at')
 if held[1] ~= 'publish' or held[2] ~= ARGV[3] or held[3] ~= ARGV[4] then
   return {'lost'}
 end
@@ -24,7 +24,7 @@ local record = cjson.decode(ARGV[5])
 local namespace, name, order = held[5], held[6], tonumber(held[7])
 local adapter, base, digest = namespace .. '.' .. name, record.base_model, record.digest
 local function finish_as(outcome)
-  redis.call('HSET', KEYS[2], 'publish_us', now - tonumber(held[8]))
+  redis.call('HSET', KEYS[1], 'publish_us', now - tonumber(held[8]))
   finish(prefix, id, 'publish', namespace, outcome, now, ARGV[7])
   return {outcome}
 end
@@ -33,13 +33,13 @@ if order < overtaken_by then
   return finish_as('superseded')
 end
 
-local known = redis.call('HMGET', KEYS[3], 'base', 'decided', 'head_version', 'head_digest', 'follow')
+local known = redis.call('HMGET', KEYS[2], 'base', 'decided', 'head_version', 'head_digest', 'follow')
 if known[1] and known[1] ~= base then
   return {'base-conflict'}
 end
 local own_alias = adapter .. '@' .. name
 local target, mode, target_digest =
-  string.match(redis.call('HGET', KEYS[5], own_alias) or '', '^(%d+) (%S+) (%S+)$')
+  string.match(redis.call('HGET', KEYS[4], own_alias) or '', '^(%d+) (%S+) (%S+)$')
 local newest = order > tonumber(known[2] or '0')
 local same = digest == target_digest and target or digest == known[4] and known[3] or nil
 
@@ -59,14 +59,14 @@ end
 
 if same then
   local field = adapter .. '.v' .. same
-  local current = cjson.decode(redis.call('HGET', KEYS[4], field))
-  redis.call('HSET', KEYS[2], 'version', same, 'lora_int_id', current.lora_int_id, 'served_name', current.served_name)
+  local current = cjson.decode(redis.call('HGET', KEYS[3], field))
+  redis.call('HSET', KEYS[1], 'version', same, 'lora_int_id', current.lora_int_id, 'served_name', current.served_name)
   if newest then
-    redis.call('HSET', KEYS[3], 'decided', order, 'head_version', same, 'head_digest', digest)
+    redis.call('HSET', KEYS[2], 'decided', order, 'head_version', same, 'head_digest', digest)
     if not (same_map(record.labels, current.labels) and same_map(record.metadata, current.metadata)) then
       current.labels, current.metadata = record.labels, record.metadata
       local changed = cjson.encode(current)
-      redis.call('HSET', KEYS[4], field, changed)
+      redis.call('HSET', KEYS[3], field, changed)
       announce(prefix, generation, base, 'version.labels-changed', current.served_name, changed, now, ARGV[6])
     end
   end
@@ -74,25 +74,25 @@ if same then
 end
 
 local field = adapter .. '.v' .. record.version
-if redis.call('HSETNX', KEYS[4], field, ARGV[5]) == 0 then
+if redis.call('HSETNX', KEYS[3], field, ARGV[5]) == 0 then
   return {'taken'}
 end
 redis.call('ZADD', prefix .. ':catalog:numbers:' .. adapter, record.version, record.version)
 redis.call('HSET', prefix .. ':catalog:adapters', adapter, base)
-redis.call('HSET', KEYS[3], 'base', base)
-if redis.call('HGET', KEYS[2], 'follow') == 'manual' then
-  redis.call('HSET', KEYS[3], 'follow', 'manual')
+redis.call('HSET', KEYS[2], 'base', base)
+if redis.call('HGET', KEYS[1], 'follow') == 'manual' then
+  redis.call('HSET', KEYS[2], 'follow', 'manual')
   known[5] = 'manual'
 end
 announce(prefix, generation, base, 'version.published', record.served_name, ARGV[5], now, ARGV[6])
 if newest then
-  redis.call('HSET', KEYS[3], 'decided', order, 'head_version', record.version, 'head_digest', digest)
+  redis.call('HSET', KEYS[2], 'decided', order, 'head_version', record.version, 'head_digest', digest)
   if mode ~= 'pinned' and known[5] ~= 'manual' then
-    redis.call('HSET', KEYS[5], own_alias, string.format('%d follow %s', record.version, digest))
+    redis.call('HSET', KEYS[4], own_alias, string.format('%d follow %s', record.version, digest))
     announce(prefix, generation, base, 'alias.moved', own_alias, string.format(
       '{"namespace":"%s","name":"%s","alias":"%s","version":%d,"previous":%s,"mode":"follow"}',
       namespace, name, name, record.version, target or 'null'), now, ARGV[6])
   end
 end
-redis.call('HSET', KEYS[2], 'served_name', record.served_name)
+redis.call('HSET', KEYS[1], 'served_name', record.served_name)
 return finish_as('published')

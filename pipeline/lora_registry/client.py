@@ -18,7 +18,7 @@ from lora_registry.ledger import Ledger
 from lora_registry.registrations import Registration
 from lora_registry.settings import Settings, load_settings
 
-_ADMISSION_WAIT_S = 5.0
+_ADMISSION_WAIT_S = 10.0
 _RECHECK_S = 1.0
 
 
@@ -73,7 +73,7 @@ class RegistrationClient:
             Rejected: a field is not legal.
             IdempotencyConflict: the key was used for another event.
             QueueFull: too many events wait; nothing was accepted.
-            ServerNotAdmitted: the server is new, and no dispatcher admitted it within 5 s.
+            ServerNotAdmitted: the server is new, and no dispatcher admitted it within 10 s.
             RedisUnavailable: the server is out of reach; with an idempotency key it is safe to submit again.
         """
         if event is None:

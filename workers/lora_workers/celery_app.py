@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu import Exchange, Queue
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -45,9 +45,10 @@ def send_wake_ups(app: Celery, stage: Stage, count: int) -> None:
 
 def _configuration(settings: Settings) -> dict[str, Any]:
     limit_s = int(settings.stage_time_limit_s)
+    exchange = Exchange("stages", type="direct")
     return {
         # One queue for each stage; a typo must not create one that nobody consumes.
-        "task_queues": [Queue(stage.value) for stage in ORDER],
+        "task_queues": [Queue(stage.value, exchange, routing_key=stage.value) for stage in ORDER],
         "task_create_missing_queues": False,
         "task_default_queue": ORDER[0].value,
         # JSON only, and no results: the ledger has the state.

@@ -53,6 +53,7 @@ def run_worker(
 def _run(app: Celery, stages: Sequence[Stage], concurrency: int) -> int:
     # Remote control stays on: without it and without these three, a worker hangs when the broker restarts.
     arguments = [
+        "--quiet",
         "worker",
         "--without-gossip",
         "--without-mingle",

@@ -1,0 +1,20 @@
+"""lora-registry: the path of an adapter from an event to an announced version, station by station.
+
+    event       events.py           somebody says "here is an adapter"; client.py is how a training job says it
+    accept      inbox.py            one script: number, event and queue entry, or the registration that is there already
+    dispatch    inbox.py            one script: off the event queue, into the ledger, due in the first stage
+    (work)      work.py, ledger.py  a woken worker claims what is due under leases, works, and hands each on
+    allocate    stages/allocate.py  the request can be met; it gets its `lora_int_id`
+    resolve     stages/resolve.py   the two files are found and pinned
+    validate    stages/validate.py  copied once, judged, kept under their digest
+    publish     stages/publish.py   one script: version, alias, announcements, outcome
+    announce    announcements.py    the messages, and the view of the catalog that they add up to
+    subscribe   subscriber.py       a serving node hears each change once and in order
+
+Beside the path: catalog.py (what is published), names.py, findings.py and codes.py (what can be wrong), errors.py,
+settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state). How an adapter is judged is in
+adapter_files.py, adapter_config.py, safetensors_header.py, base_profile.py and compatibility.py.
+
+This package imports the standard library, pydantic and redis, and nothing else; the processes and the heavy libraries
+are in `lora_workers`.
+"""

@@ -131,32 +131,7 @@ def parse_adapter_config(raw: bytes) -> AdapterConfig:
             [codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))]
         )
     reader = _FieldReader(fields)
-    config = AdapterConfig(
-        rank=reader.positive("r"),
-        lora_alpha=reader.number("lora_alpha"),
-        target_modules=reader.names_or_text("target_modules"),
-        exclude_modules=reader.names_or_text("exclude_modules"),
-        rank_pattern=reader.pattern_table("rank_pattern", integers=True),
-        alpha_pattern=reader.pattern_table("alpha_pattern", integers=False),
-        use_rslora=reader.flag("use_rslora"),
-        use_dora=reader.flag("use_dora"),
-        lora_bias=reader.flag("lora_bias"),
-        bias=reader.choice("bias", ("none", "all", "lora_only")),
-        modules_to_save=reader.names("modules_to_save", at_most=MAX_SAVED_MODULES),
-        layers_to_transform=reader.integers("layers_to_transform"),
-        layers_pattern=reader.names("layers_pattern"),
-        fan_in_fan_out=reader.flag("fan_in_fan_out"),
-        base_model_name_or_path=reader.base_name("base_model_name_or_path"),
-        target_parameters=reader.names("target_parameters"),
-        trainable_token_indices=reader.token_indices("trainable_token_indices"),
-        layer_replication=reader.ranges("layer_replication"),
-        init_lora_weights=reader.initialisation("init_lora_weights"),
-        alora_invocation_tokens=reader.integers("alora_invocation_tokens"),
-        task_type=reader.text("task_type"),
-        unknown_fields=tuple(
-            sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])
-        ),
-    )
+    config = _config(reader, fields)
     findings = (
         reader.findings + _missing(fields) + _contradictions(config) + _foreign(fields) + _variants(fields)
     )
@@ -198,6 +173,35 @@ def _load(raw: bytes) -> dict[str, Any]:
         return load_object(raw)
     except StrictJsonError as exc:
         raise ConfigError.of([codes.CONFIG_NOT_JSON.finding(CONFIG_NAME, str(exc))]) from exc
+
+
+def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:
+    return AdapterConfig(
+        rank=reader.positive("r"),
+        lora_alpha=reader.number("lora_alpha"),
+        target_modules=reader.names_or_text("target_modules"),
+        exclude_modules=reader.names_or_text("exclude_modules"),
+        rank_pattern=reader.pattern_table("rank_pattern", integers=True),
+        alpha_pattern=reader.pattern_table("alpha_pattern", integers=False),
+        use_rslora=reader.flag("use_rslora"),
+        use_dora=reader.flag("use_dora"),
+        lora_bias=reader.flag("lora_bias"),
+        bias=reader.choice("bias", ("none", "all", "lora_only")),
+        modules_to_save=reader.names("modules_to_save", at_most=MAX_SAVED_MODULES),
+        layers_to_transform=reader.integers("layers_to_transform"),
+        layers_pattern=reader.names("layers_pattern"),
+        fan_in_fan_out=reader.flag("fan_in_fan_out"),
+        base_model_name_or_path=reader.base_name("base_model_name_or_path"),
+        target_parameters=reader.names("target_parameters"),
+        trainable_token_indices=reader.token_indices("trainable_token_indices"),
+        layer_replication=reader.ranges("layer_replication"),
+        init_lora_weights=reader.initialisation("init_lora_weights"),
+        alora_invocation_tokens=reader.integers("alora_invocation_tokens"),
+        task_type=reader.text("task_type"),
+        unknown_fields=tuple(
+            sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])
+        ),
+    )
 
 
 def _missing(fields: dict[str, Any]) -> list[Finding]:

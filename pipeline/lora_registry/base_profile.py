@@ -173,22 +173,17 @@ def profile_from_headers(
         name: the base model's name in the registry.
         config: its config.json.
         headers: the headers of all its weight files, in any order.
-        source: where the files are.
-        also_known_as: other names of it.
+        source, also_known_as: where the files are, and other names of the base.
 
     Raises:
-        BaseProfileError: the files are quantised, incomplete, contradictory, or of a kind that is not read
-            yet.
+        BaseProfileError: the files are quantised, incomplete, contradictory, or of an unknown kind.
     """
     model_type, architecture = _identity(config)
     on_disk = _merged(headers)
-    entries = _running_names(on_disk, architecture)
-    num_layers = _layer_count(config, entries)
-    entries = {key: entry for key, entry in entries.items() if (_layer_of(key) or 0) < num_layers}
+    entries, num_layers = _declared_layers(config, _running_names(on_disk, architecture))
     modules, parameters = _shapes(entries, model_type)
     embedding = _input_embedding(modules)
     tied = _add_tied_head(modules, embedding, config, architecture)
-    dtypes = [entry.dtype for entry in entries.values() if len(entry.shape) == 2]
     return BaseProfile(
         name=name,
         revision=_revision(config, on_disk),
@@ -202,7 +197,7 @@ def profile_from_headers(
         embedding_rows=modules[embedding].in_features,
         input_embedding=embedding,
         tied=tied,
-        dtype=max(sorted(set(dtypes)), key=dtypes.count),
+        dtype=_usual_dtype(entries),
     )
 
 
@@ -272,7 +267,10 @@ def _layer_of(key: str) -> int | None:
     return next((int(part) for part in parts[:-1] if part.isdecimal()), None)
 
 
-def _layer_count(config: dict[str, Any], entries: dict[str, TensorEntry]) -> int:
+def _declared_layers(
+    config: dict[str, Any], entries: dict[str, TensorEntry]
+) -> tuple[dict[str, TensorEntry], int]:
+    """The tensors without layers beyond the declared number, and that number."""
     declared = next((config[field] for field in _LAYER_COUNTS if field in config), None)
     if type(declared) is not int or declared < 1:
         message = "config.json does not say how many layers the model has."
@@ -282,7 +280,8 @@ def _layer_count(config: dict[str, Any], entries: dict[str, TensorEntry]) -> int
     if absent is not None:
         message = f"config.json announces {declared} layers, but the weights have none for layer {absent}."
         raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "num_hidden_layers", message)
-    return declared
+    kept = {key: entry for key, entry in entries.items() if (_layer_of(key) or 0) < declared}
+    return kept, declared
 
 
 def _shapes(
@@ -335,6 +334,11 @@ def _add_tied_head(
     rows = modules[embedding]
     modules["lm_head"] = ModuleShape(out_features=rows.in_features, in_features=rows.out_features)
     return True
+
+
+def _usual_dtype(entries: dict[str, TensorEntry]) -> str:
+    dtypes = [entry.dtype for entry in entries.values() if len(entry.shape) == 2]
+    return max(sorted(set(dtypes)), key=dtypes.count)
 
 
 def _revision(config: dict[str, Any], on_disk: dict[str, TensorEntry]) -> str:

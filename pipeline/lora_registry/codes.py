@@ -1,7 +1,7 @@
 """Every code a finding can carry: severity, cause and remedy in one place.
 
-The codes are grouped by the step that gives them: the request, the place of the bytes, the files, the header of
-the weights, adapter_config.json, the base model's profile, and the comparison of the three.
+The codes are grouped by the step that gives them: the request, the place of the bytes, the files, the
+header of the weights, adapter_config.json, the base model's profile, and the comparison of the three.
 """
 
 from __future__ import annotations

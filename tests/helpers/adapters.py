@@ -60,7 +60,13 @@ def make_base_config(**changes: Any) -> dict[str, Any]:
 
 
 def llama_shapes(
-    *, hidden: int = 32, kv: int = 16, intermediate: int = 48, vocab: int = 64, layers: int = 2, head: bool = True
+    *,
+    hidden: int = 32,
+    kv: int = 16,
+    intermediate: int = 48,
+    vocab: int = 64,
+    layers: int = 2,
+    head: int = True,
 ) -> dict[str, tuple[int, ...]]:
     """The tensors of a tiny Llama as it lies on disk."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
@@ -84,7 +90,9 @@ def llama_shapes(
 
 
 def gpt2_shapes(*, hidden: int = 32, vocab: int = 64, layers: int = 2) -> dict[str, tuple[int, ...]]:
-    """The tensors of a tiny GPT-2 as its hub repository stores them: no outer segment, masks, [in, out] weights."""
+    """The tensors of a tiny GPT-2 as its hub repository stores them: no outer segment, masks, [in, out]
+    weights.
+    """
     shapes: dict[str, tuple[int, ...]] = {"wte.weight": (vocab, hidden), "wpe.weight": (16, hidden)}
     for layer in range(layers):
         at = f"h.{layer}"
@@ -147,7 +155,9 @@ class Adapter:
 
     def renamed(self, old: str, new: str) -> Adapter:
         """The same with a part of every tensor's name replaced."""
-        return Adapter(self.config, {name.replace(old, new): shape for name, shape in self.shapes.items()}, self.dtype)
+        return Adapter(
+            self.config, {name.replace(old, new): shape for name, shape in self.shapes.items()}, self.dtype
+        )
 
     def check(self, base: BaseProfile | None = None) -> list[Finding]:
         """What a comparison with the base (the tiny Llama) finds."""
@@ -170,7 +180,9 @@ def make_adapter(
     for name, module in base.modules.items():
         if name.rpartition(".")[2] in endings:
             embedding = module.kind == "embedding"
-            first, second = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+            first, second = (
+                ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+            )
             shapes[f"{PREFIX}{name}.{first}"] = (rank, module.in_features)
             shapes[f"{PREFIX}{name}.{second}"] = (module.out_features, rank)
     fields = {

@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.helpers.adapters import (
+    PAYLOADS,
+    PREFIX,
+    Adapter,
+    codes_of,
+    errors_of,
+    header_of,
+    llama_shapes,
+    make_adapter,
+    make_base,
+    make_gpt2,
+)
+
+from lora_registry import compatibility
+from lora_registry.adapter_config import parse_adapter_config
+from lora_registry.base_profile import BaseProfile
+from lora_registry.codes import CODES
+from lora_registry.compatibility import check_compatibility
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Q0 = f"{PREFIX}model.layers.0.self_attn.q_proj"
+
+
+def test_fitting_adapters_have_no_findings() -> None:
+    """An adapter on every projection of the base it was made for fits, without a warning."""
+    assert make_adapter(targets=ALL).check() == []
+    assert make_adapter(rank=1, targets=["lm_head"]).check() == []
+    assert make_adapter(targets=["embed_tokens"], dtype="BF16").check() == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "codes"),
+    [
+        ("lora_qv", []),
+        ("all_linear", []),
+        ("bias_all", []),
+        ("dora", []),
+        ("lora_bias", []),
+        ("modules_to_save", []),
+        ("no_task_type", []),
+        ("rank_pattern", []),
+        ("trainable_tokens", []),
+        ("embed_target", ["EMBEDDING_COPY", "EMBEDDING_COPY"]),
+        ("pissa", ["NEEDS_CHANGED_BASE"]),
+        ("regex_target", ["PATTERN_NOT_EVALUATED"]),
+        ("layer_replication", ["LAYER_REPLICATION_UNSUPPORTED"]),
+        ("target_params_moe", ["EXPERTS_UNSUPPORTED", "BASE_NAME_DIFFERS"]),
+    ],
+)
+def test_adapters_that_peft_wrote(folder: str, codes: list[str]) -> None:
+    """What PEFT saves for the tiny base fits it; what is not judged yet is refused by name."""
+    config = parse_adapter_config((PAYLOADS / folder / "adapter_config.json").read_bytes())
+    header = header_of((PAYLOADS / folder / "adapter_model.safetensors").read_bytes())
+    assert codes_of(check_compatibility(config, header, make_base())) == codes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden": 64}, {"hidden": 16}, {"intermediate": 64}, {"intermediate": 24}, {"kv": 32}, {"kv": 8}],
+)
+def test_every_size_is_compared_in_both_directions(change: dict[str, int]) -> None:
+    """An adapter from a base larger or smaller in any dimension is refused, and the shapes are shown."""
+    other = make_base(llama_shapes(**change), name="acme/tiny-llama")
+    findings = make_adapter(targets=ALL, base=other).check()
+    assert set(errors_of(findings)) == {"SHAPE_MISMATCH"}
+    assert all(finding.expected != finding.actual for finding in findings)
+
+
+def test_shape_finding_names_tensor_and_shapes() -> None:
+    """A shape that does not fit is told with the tensor's name, both shapes and what to do."""
+    adapter = make_adapter(rank=8).with_tensors({f"{Q0}.lora_A.weight": (8, 64)})
+    (finding,) = adapter.check()
+    assert (finding.code, finding.subject) == ("SHAPE_MISMATCH", f"{Q0}.lora_A.weight")
+    assert (finding.expected, finding.actual) == ("[8, 32]", "[8, 64]")
+    assert finding.remedy
+
+
+def test_vocabulary_is_compared() -> None:
+    """An embedding's LoRA must have exactly the base's rows."""
+    other = make_base(llama_shapes(vocab=72))
+    assert errors_of(make_adapter(targets=["embed_tokens"], base=other).check()) == ["SHAPE_MISMATCH"]
+    assert errors_of(make_adapter(targets=["lm_head"], base=other).check()) == ["SHAPE_MISMATCH"]
+
+
+def test_rank_of_the_tensors_must_be_the_configured_one() -> None:
+    """A rank that the configuration does not give would be scaled wrongly, so it is refused."""
+    assert errors_of(make_adapter(rank=8, r=16).check()) == ["RANK_MISMATCH"] * 4
+    assert errors_of(make_adapter(rank=8, r=16, rank_pattern={"q_proj": 8, "v_proj": 8}).check()) == []
+    assert errors_of(make_adapter(rank=8, rank_pattern={"v_proj": 4}).check()) == ["RANK_MISMATCH"] * 2
+
+
+def test_both_halves_must_have_one_rank() -> None:
+    """Halves of different ranks cannot be multiplied."""
+    adapter = make_adapter().with_tensors({f"{Q0}.lora_B.weight": (32, 4)})
+    assert errors_of(adapter.check()) == ["RANK_HALVES_DIFFER"]
+
+
+def test_scaling_variants_are_legal() -> None:
+    """rsLoRA and alpha_pattern change the scale, not the structure."""
+    assert make_adapter(use_rslora=True, alpha_pattern={"q_proj": 32}).check() == []
+
+
+@pytest.mark.parametrize("half", ["lora_A.weight", "lora_B.weight"])
+def test_missing_half_is_refused(half: str) -> None:
+    """One half without the other is refused and the missing one is named."""
+    (finding,) = make_adapter().without(f"layers.0.self_attn.q_proj.{half}").check()
+    assert finding.code == "PAIR_INCOMPLETE"
+    assert half.partition(".")[0] in finding.expected
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 32, 1), ()])
+def test_matrices_have_two_dimensions(shape: tuple[int, ...]) -> None:
+    """A flattened or stacked matrix is refused."""
+    assert errors_of(make_adapter().with_tensors({f"{Q0}.lora_A.weight": shape}).check()) == [
+        "TENSOR_DIMENSIONS"
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "BOOL", "C64"])
+def test_other_dtypes_are_refused(dtype: str) -> None:
+    """Engines cast integers and bytes without a word; only floating-point weights pass."""
+    assert set(errors_of(make_adapter(dtype=dtype).check())) == {"TENSOR_DTYPE"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("base_model.model.", "", "TENSOR_PREFIX_MISSING"),
+        ("base_model.model.", "base_model.model.base_model.model.", "TENSOR_PREFIX_DOUBLED"),
+        ("base_model.model.", "module.base_model.model.", "TENSOR_PREFIX_WRAPPER"),
+        ("base_model.model.", "_orig_mod.base_model.model.", "TENSOR_PREFIX_WRAPPER"),
+        ("base_model.model.", "base_model.model._orig_mod.", "TENSOR_PREFIX_WRAPPER"),
+        ("base_model.model.", "base_model.model.module.", "TENSOR_PREFIX_WRAPPER"),
+        ("self_attn.", "_checkpoint_wrapped_module.self_attn.", "TENSOR_PREFIX_WRAPPER"),
+        ("lora_A.weight", "lora_A.default.weight", "TENSOR_ADAPTER_NAME"),
+        ("lora_B.weight", "lora_B.mine.weight", "TENSOR_ADAPTER_NAME"),
+        ("lora_A.weight", "lora_A", "TENSOR_UNRECOGNIZED"),
+        ("lora_A.weight", "lora_C.weight", "TENSOR_UNRECOGNIZED"),
+        ("model.layers", "language_model.layers", "MODULE_UNKNOWN"),
+        ("layers.1.", "layers.7.", "LAYER_OUT_OF_RANGE"),
+        ("layers.1.", "layers.999999999.", "LAYER_OUT_OF_RANGE"),
+        ("layers.1.", "layers.-1.", "LAYER_OUT_OF_RANGE"),
+    ],
+)
+def test_names_that_would_not_apply_are_refused(old: str, new: str, code: str) -> None:
+    """Names that engines skip, so that the base model answers, are each refused with their own code."""
+    assert code in errors_of(make_adapter().renamed(old, new).check())
+
+
+def test_adapter_name_finding_says_the_right_name() -> None:
+    """A tensor whose name still holds the adapter's name comes with the name it should have."""
+    findings = make_adapter().renamed("lora_A.weight", "lora_A.default.weight").check()
+    assert f"{Q0}.lora_A.weight" in {finding.expected for finding in findings}
+
+
+def test_at_least_one_module_must_change() -> None:
+    """An adapter of which nothing applies is refused, even if nothing else is wrong with it."""
+    assert errors_of(Adapter(make_adapter().config, {}).check()) == ["NO_MODULE_APPLIED"]
+
+
+def test_modules_that_are_not_targeted_are_refused() -> None:
+    """A LoRA for a module that the configuration leaves out is refused: PEFT would drop it."""
+    assert errors_of(make_adapter(target_modules=["q_proj"]).check()) == ["MODULE_NOT_TARGETED"] * 2
+    assert errors_of(make_adapter(exclude_modules=["v_proj"]).check()) == ["MODULE_NOT_TARGETED"] * 2
+    assert errors_of(make_adapter(layers_to_transform=[1]).check()) == ["MODULE_NOT_TARGETED"] * 2
+
+
+def test_all_linear_leaves_the_head_out() -> None:
+    """ "all-linear" takes every projection but the output head, as in PEFT."""
+    assert make_adapter(targets=ALL, target_modules="all-linear").check() == []
+    adapter = make_adapter(targets=[*ALL, "lm_head"], target_modules="all-linear")
+    assert errors_of(adapter.check()) == ["MODULE_NOT_TARGETED"]
+
+
+def test_targets_without_tensors_are_told() -> None:
+    """Modules that are targeted and absent stay as in the base; that is a warning with their number."""
+    (finding,) = make_adapter(targets=["q_proj"], target_modules=["q_proj", "v_proj"]).check()
+    assert (finding.code, finding.severity) == ("TARGETS_WITHOUT_TENSORS", "warning")
+    assert finding.actual.startswith("2 modules")
+
+
+def test_conv1d_has_the_shapes_of_the_function() -> None:
+    """On GPT-2, whose weights are stored transposed, A is [rank, in] and B is [out, rank] all the same."""
+    base = make_gpt2()
+    adapter = make_adapter(targets=["c_attn", "c_fc", "c_proj", "wte", "lm_head"], base=base)
+    assert adapter.check(base) == []
+    at = f"{PREFIX}transformer.h.0.attn.c_attn"
+    swapped = adapter.with_tensors({f"{at}.lora_A.weight": (8, 96), f"{at}.lora_B.weight": (32, 8)})
+    assert errors_of(swapped.check(base)) == ["SHAPE_MISMATCH", "SHAPE_MISMATCH"]
+
+
+def test_embedding_and_linear_tensors_are_not_exchanged() -> None:
+    """An embedding has its own pair of tensors, and a projection has not."""
+    renamed = make_adapter(targets=["embed_tokens"]).renamed("lora_embedding_A", "lora_A.weight")
+    assert errors_of(renamed.renamed("lora_embedding_B", "lora_B.weight").check()) == ["TENSOR_KIND"]
+    extra = make_adapter().with_tensors({f"{Q0}.lora_embedding_A": (8, 32)})
+    assert errors_of(extra.check()) == ["TENSOR_KIND"]
+
+
+@pytest.mark.parametrize(
+    ("config", "tail"), [({"use_dora": True}, "lora_magnitude_vector"), ({"lora_bias": True}, "lora_B.bias")]
+)
+def test_vectors_are_announced_whole_and_fit(config: dict[str, Any], tail: str) -> None:
+    """DoRA's magnitudes and the biases of B are there exactly if announced, one number for each output."""
+    plain = make_adapter(targets=["q_proj"])
+    vectors = {name.replace("lora_B.weight", tail): (32,) for name in plain.shapes if "lora_B" in name}
+    assert plain.with_config(**config).with_tensors(vectors).check() == []
+    assert errors_of(plain.with_config(**config).check()) == ["TENSOR_MISSING"] * 2
+    assert errors_of(plain.with_tensors(vectors).check()) == ["TENSOR_UNANNOUNCED"] * 2
+    wrong = plain.with_config(**config).with_tensors(dict.fromkeys(vectors, (1, 32)))
+    assert errors_of(wrong.check()) == ["SHAPE_MISMATCH"] * 2
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.norm.weight",
+        "model.layers.0.self_attn.q_proj.base_layer.weight",
+        "lm_head.base_layer.weight",
+    ],
+)
+def test_base_weights_are_not_replaced_unannounced(parameter: str) -> None:
+    """A tensor with the name of one of the base's own parameters is refused unless it is announced."""
+    adapter = make_adapter().with_tensors({PREFIX + parameter: (64, 32)})
+    assert errors_of(adapter.check()) == ["TENSOR_UNANNOUNCED"]
+
+
+@pytest.mark.parametrize(
+    ("saved", "parameter", "shape", "codes"),
+    [
+        ("lm_head", "lm_head.weight", (64, 32), []),
+        ("norm", "model.layers.0.input_layernorm.weight", (32,), []),
+        ("mlp", "model.layers.0.mlp.up_proj.weight", (48, 32), []),
+        ("lm_head", "lm_head.weight", (72, 32), ["SHAPE_MISMATCH"]),
+        ("lm_head", "lm_head.weight", (32, 64), ["SHAPE_MISMATCH"]),
+        ("lm_head", "model.embed_tokens.weight", (64, 32), ["TENSOR_UNANNOUNCED"]),
+        ("score", "score.weight", (2, 32), ["MODULE_UNKNOWN"]),
+        ("lm_head", "lm_head.bias", (64,), ["MODULE_UNKNOWN"]),
+        ("norm", "model.layers.5.input_layernorm.weight", (32,), ["LAYER_OUT_OF_RANGE"]),
+        ("lm_head", "lm_head.modules_to_save.default.weight", (64, 32), ["TENSOR_ADAPTER_NAME"]),
+    ],
+)
+def test_saved_modules_are_announced_and_fit(
+    saved: str, parameter: str, shape: tuple[int, ...], codes: list[str]
+) -> None:
+    """Whole modules are accepted if modules_to_save names them (PEFT asks for no dot) and the shapes are
+    equal.
+    """
+    adapter = make_adapter(modules_to_save=[saved]).with_tensors({PREFIX + parameter: shape})
+    assert errors_of(adapter.check()) == codes
+
+
+def test_saved_module_of_conv1d_is_as_stored() -> None:
+    """A saved module keeps the stored orientation of its weight, which is the transposed one in GPT-2."""
+    base = make_gpt2()
+    adapter = make_adapter(targets=["c_fc"], base=base, modules_to_save=["c_attn"])
+    saved = {f"{PREFIX}transformer.h.{layer}.attn.c_attn.weight": (32, 96) for layer in range(2)}
+    assert adapter.with_tensors(saved).check(base) == []
+
+
+def test_saved_module_without_tensors_is_told() -> None:
+    """A name in modules_to_save for which nothing was saved is a warning, if the base has such a module."""
+    assert codes_of(make_adapter(modules_to_save=["lm_head"]).check()) == ["SAVED_MODULE_WITHOUT_TENSORS"]
+    assert codes_of(make_adapter(modules_to_save=["classifier", "score"]).check()) == []
+
+
+@pytest.mark.parametrize("name", ["c_attn.bias", "c_attn.base_layer.bias"])
+def test_trained_biases_are_announced(name: str) -> None:
+    """The base's biases may be replaced only if the field bias says so, and where it says so."""
+    base = make_gpt2()
+    for targets, bias, codes in (
+        (["c_attn"], "all", []),
+        (["c_attn"], "lora_only", []),
+        (["c_fc"], "all", []),
+        (["c_fc"], "lora_only", ["TENSOR_UNANNOUNCED"]),
+        (["c_attn"], "none", ["TENSOR_UNANNOUNCED"]),
+    ):
+        adapter = make_adapter(targets=targets, base=base, bias=bias)
+        assert (
+            errors_of(adapter.with_tensors({f"{PREFIX}transformer.h.0.attn.{name}": (96,)}).check(base))
+            == codes
+        )
+
+
+TOKENS = f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta"
+
+
+@pytest.mark.parametrize(
+    ("indices", "shapes", "codes"),
+    [
+        ([60, 61], {TOKENS: (2, 32)}, []),
+        ({"embed_tokens": [60, 61]}, {TOKENS: (2, 32)}, []),
+        ([60], {TOKENS: (2, 32)}, ["SHAPE_MISMATCH"]),
+        ([60, 64], {TOKENS: (2, 32)}, ["TOKEN_INDEX_OUT_OF_RANGE"]),
+        ([60, 61], {}, ["TENSOR_MISSING"]),
+        (None, {TOKENS: (2, 32)}, ["TENSOR_UNANNOUNCED"]),
+        ({"lm_head": [60, 61]}, {TOKENS: (2, 32)}, ["TENSOR_UNANNOUNCED", "TENSOR_MISSING"]),
+        (
+            [60, 61],
+            {TOKENS.replace("model.embed", "other.embed"): (2, 32)},
+            ["MODULE_UNKNOWN", "TENSOR_MISSING"],
+        ),
+    ],
+)
+def test_trained_tokens(indices: object, shapes: dict[str, tuple[int, ...]], codes: list[str]) -> None:
+    """Trained rows are announced, as many as there are indices, and every index is a row of the base."""
+    assert errors_of(make_adapter(trainable_token_indices=indices).with_tensors(shapes).check()) == codes
+
+
+def test_experts_are_refused() -> None:
+    """LoRA tensors of experts are refused, whether the base lists the experts one by one or not."""
+    experts = {f"model.layers.{layer}.mlp.experts.0.w1.weight": (48, 32) for layer in range(2)}
+    base = make_base(llama_shapes() | experts)
+    assert set(errors_of(make_adapter(targets=["w1"], base=base).check(base))) == {"EXPERTS_UNSUPPORTED"}
+    assert "EXPERTS_UNSUPPORTED" in errors_of(make_adapter(targets=["w1"], base=base).check())
+
+
+def test_quantised_base_is_refused() -> None:
+    """A profile of a quantised base is not judged yet."""
+    base = make_base().model_copy(update={"quantization": "gptq"})
+    assert errors_of(make_adapter().check(base)) == ["BASE_QUANTIZED_UNSUPPORTED"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "codes"),
+    [
+        ("acme/tiny-llama", []),
+        ("acme/tiny-llama-hub", []),
+        ("/models/tiny", []),
+        ("acme/tiny-mistral", ["BASE_NAME_DIFFERS"]),
+        (None, ["BASE_NAME_ABSENT"]),
+        ("", ["BASE_NAME_ABSENT"]),
+    ],
+)
+def test_declared_base_is_compared(declared: str | None, codes: list[str]) -> None:
+    """Another declared base is a warning: families with equal shapes can be told apart by name only."""
+    update = {"source": "hf://acme/tiny-llama-hub@0123", "also_known_as": ("/models/tiny",)}
+    base = make_base().model_copy(update=update)
+    findings = make_adapter(base_model_name_or_path=declared).check(base)
+    assert codes_of(findings) == codes
+    assert errors_of(findings) == []
+
+
+def test_odd_scales_and_fields_are_told() -> None:
+    """A scale of zero, a negative one, and fields that nobody judged are warnings."""
+    findings = make_adapter(lora_alpha=0, alpha_pattern={"q_proj": -1}, shiny=True).check()
+    assert codes_of(findings) == ["ALPHA_NOT_POSITIVE", "ALPHA_NOT_POSITIVE", "CONFIG_FIELD_UNKNOWN"]
+    assert errors_of(findings) == []
+
+
+def test_findings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with very many faults gives a bounded list that says so."""
+    monkeypatch.setattr(compatibility, "MAX_FINDINGS", 3)
+    assert codes_of(make_adapter(targets=ALL, r=4).check()) == ["RANK_MISMATCH"] * 3 + ["TOO_MANY_FINDINGS"]
+    names: dict[str, tuple[int, ...]] = {f"x{n}": (1,) for n in range(9)}
+    assert codes_of(Adapter(make_adapter().config, names).check())[-1] == "TOO_MANY_FINDINGS"
+
+
+_SEGMENTS = [
+    "base_model",
+    "model",
+    "layers",
+    "0",
+    "1",
+    "9",
+    "self_attn",
+    "q_proj",
+    "lora_A",
+    "lora_B",
+    "weight",
+    "bias",
+    "default",
+    "lm_head",
+    "embed_tokens",
+    "base_layer",
+    "lora_embedding_A",
+    "modules_to_save",
+    "token_adapter",
+    "trainable_tokens_delta",
+    "lora_magnitude_vector",
+    "_orig_mod",
+    "experts",
+    "norm",
+]
+_names = st.lists(st.sampled_from(_SEGMENTS), min_size=1, max_size=8).map(".".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(_names, _names.map(PREFIX.__add__), _names.map(f"{PREFIX}model.layers.0.".__add__)),
+    st.sampled_from([(32,), (8, 32), (64, 32), (32, 8)]),
+)
+def test_no_further_tensor_slips_in(name: str, shape: tuple[int, ...]) -> None:
+    """Any tensor added to a complete adapter, whatever its name, is refused, with a listed code."""
+    adapter = make_adapter(targets=["q_proj"], base=TINY)
+    if name in adapter.shapes:
+        return
+    findings = adapter.with_tensors({name: shape}).check(TINY)
+    assert errors_of(findings), name
+    assert set(codes_of(findings)) <= CODES.keys()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_no_other_shape_slips_in(data: st.DataObject) -> None:
+    """Changing the shape of any one tensor of a fitting adapter always gets it refused."""
+    adapter = make_adapter(targets=("q_proj", "k_proj", "embed_tokens"), base=TINY)
+    name = data.draw(st.sampled_from(sorted(adapter.shapes)))
+    shape = tuple(data.draw(st.lists(st.integers(1, 70), max_size=3)))
+    if shape != adapter.shapes[name]:
+        assert errors_of(adapter.with_tensors({name: shape}).check(TINY))
+
+
+TINY: BaseProfile = make_base()

@@ -1,9 +1,10 @@
 """The processes around `lora_registry`, and the heavy libraries.
 
-    entry, cli/          the command line `lora-registry`
+    entry, cli/          the command line `lora-registry`; extras: which optional parts are installed
     celery_app, tasks    Celery: wake-ups in, one stage's work done
-    dispatcher           takes events into the ledger, sweeps, admits servers
-    supervisor, embedded `lora-registry up`: a Valkey server and all processes, restarted when they die or stall
+    dispatcher, worker   takes events into the ledger, sweeps, admits servers; consumes the stages' queues
+    installation         `lora-registry up`: a server and all processes on one machine, out of
+    supervisor, embedded   … processes that are restarted when they die or stall, and a Valkey server
     sources/             one file per scheme
     artifact_store       artifacts, written whole or not at all
     base_models          a base model's profile from its files

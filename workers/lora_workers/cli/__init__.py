@@ -1,0 +1,14 @@
+"""The command line, one file per group of commands.
+
+app             all commands together; errors become exit codes here
+output          JSON, tables, findings, errors and exit codes
+options         options that several commands share, and opening the registry with the settings
+registering     register, status
+published       list, show, alias
+bases           base add, base list, base show
+watching        watch
+dead_letters    dead-letters list, show, retry
+running         worker, dispatcher, admit
+machine         up, demo
+explaining      explain
+"""

@@ -1,0 +1,69 @@
+"""All commands together. What they raise is turned into one line and an exit code here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import redis
+import typer
+from typer.core import TyperGroup
+
+from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
+from lora_workers.cli import running
+from lora_workers.cli.options import is_json_asked
+from lora_workers.cli.output import EXIT_CODES, INTERRUPTED, NOBODY_READS, exit_code_of_error, print_error
+
+
+class Commands(TyperGroup):
+    """The root of the commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for; a failure that is no bug ends in one line and an exit code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+            raise typer.Exit(NOBODY_READS) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except (RegistryError, redis.RedisError, OSError) as error:
+            failure = _as_registry_error(error)
+            print_error(failure, as_json=is_json_asked(ctx))
+            raise typer.Exit(exit_code_of_error(failure)) from None
+        return result
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Register LoRA adapters: numbered, validated, immutable, announced.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        print(version("lora-registry"))
+        raise typer.Exit
+
+
+app.command()(running.worker)
+app.command()(running.dispatcher)
+app.command()(running.admit)
+
+
+def _as_registry_error(error: Exception) -> RegistryError:
+    if isinstance(error, RegistryError):
+        return error
+    if isinstance(error, redis.RedisError):
+        return RedisUnavailable(f"Redis answered with an error: {error}")
+    return Configuration(str(error))

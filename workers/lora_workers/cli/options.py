@@ -1,0 +1,88 @@
+"""Options that several commands share, and what opens the registry with the settings of the environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Annotated
+
+import typer
+
+from lora_registry.client import RegistrationClient
+from lora_registry.connection import connect
+from lora_registry.ledger import Ledger
+from lora_registry.names import check_base_name
+from lora_registry.settings import Settings, load_settings
+
+_JSON_ASKED = "lora_workers.json"
+
+
+def _remember(context: typer.Context, asked: bool) -> bool:
+    context.meta[_JSON_ASKED] = asked
+    return asked
+
+
+def is_json_asked(context: typer.Context) -> bool:
+    """Whether the command that ran under `context` was given --json."""
+    return bool(context.meta.get(_JSON_ASKED))
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON.", callback=_remember, is_eager=True, show_default=False)
+]
+LogLevel = Annotated[str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")]
+
+
+def check_base(base: str | None) -> str | None:
+    """Callback of --base options.
+
+    Raises:
+        InvalidName: it is no legal name of a base model.
+    """
+    return base if base is None else check_base_name(base)
+
+
+def parse_pairs(pairs: list[str] | None, *, option: str) -> dict[str, str]:
+    """Parse the `K=V` of an option that may be repeated.
+
+    Raises:
+        typer.BadParameter: one has no `=`, or a key comes twice.
+    """
+    parsed: dict[str, str] = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or key in parsed:
+            raise typer.BadParameter(f"{pair!r}: give KEY=VALUE, each key once", param_hint=option)
+        parsed[key] = value
+    return parsed
+
+
+def open_client() -> RegistrationClient:
+    """The publisher's client with the settings of the environment.
+
+    Raises:
+        Configuration: a setting is not legal.
+    """
+    return RegistrationClient.from_url()
+
+
+def open_ledger() -> tuple[Ledger, Settings]:
+    """The ledger, and the settings of the environment.
+
+    Raises:
+        Configuration: a setting is not legal.
+    """
+    settings = load_settings()
+    return Ledger(connect(settings.redis_url, name="lora-cli"), settings), settings
+
+
+def start_logging(level: str) -> None:
+    """Log to standard error.
+
+    Raises:
+        typer.BadParameter: there is no such level.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise typer.BadParameter(f"{level!r} is no level", param_hint="--log-level")
+    logging.basicConfig(level=number, format=f"%(asctime)s %(levelname)s {os.getpid()} %(name)s: %(message)s")

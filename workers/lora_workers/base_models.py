@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_registry.base_profile import BaseProfile, profile_from_headers
@@ -14,18 +15,20 @@ from lora_registry.safetensors_header import Header, read_header
 _MOST_CONFIG_BYTES = 1 << 20
 
 
-def read_base_profile(name: str, directory: Path) -> BaseProfile:
+def read_base_profile(name: str, directory: Path, *, also_known_as: Sequence[str] = ()) -> BaseProfile:
     """Build the profile of the base model in a local directory.
 
     Args:
         name: name to register it under, such as `meta-llama/Llama-3.1-8B`.
         directory: holds config.json and `*.safetensors`.
+        also_known_as: other names that adapters give for it.
 
     Raises:
-        InvalidName: the name is not legal.
+        InvalidName: a name is not legal.
         Rejected: the directory holds no base model that can be read; the message says what is missing.
     """
-    check_base_name(name)
+    for each in (name, *also_known_as):
+        check_base_name(each)
     try:
         with (directory / "config.json").open("rb") as file:
             config = json.loads(file.read(_MOST_CONFIG_BYTES))
@@ -35,7 +38,7 @@ def read_base_profile(name: str, directory: Path) -> BaseProfile:
     if not isinstance(config, dict) or not weights:
         raise Rejected(f"{directory} is no base model: it takes a config.json and *.safetensors files")
     headers = [_read_file_header(path) for path in weights]
-    return profile_from_headers(name, config, headers, source=str(directory))
+    return profile_from_headers(name, config, headers, source=str(directory), also_known_as=also_known_as)
 
 
 def _read_file_header(path: Path) -> Header:

@@ -12,7 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
-from lora_workers.cli import running
+from lora_workers.cli import explaining, published, registering, running, watching
+from lora_workers.cli.bases import base_commands
+from lora_workers.cli.dead_letters import dead_letter_commands
 from lora_workers.cli.options import is_json_asked
 from lora_workers.cli.output import EXIT_CODES, INTERRUPTED, NOBODY_READS, exit_code_of_error, print_error
 
@@ -56,6 +58,15 @@ def _root(
         raise typer.Exit
 
 
+app.command()(registering.register)
+app.command()(registering.status)
+app.command("list")(published.list_versions)
+app.command()(published.show)
+app.add_typer(published.alias_commands, name="alias")
+app.add_typer(base_commands, name="base")
+app.command()(watching.watch)
+app.add_typer(dead_letter_commands, name="dead-letters")
+app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)
 app.command()(running.admit)

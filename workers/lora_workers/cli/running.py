@@ -16,9 +16,7 @@ from lora_workers.extras import require
 
 
 def worker(
-    queues: Annotated[
-        str, typer.Option(metavar="STAGES", help=f"Stages to work on, such as {','.join(ORDER)}.")
-    ],
+    queues: Annotated[str, typer.Option(metavar="STAGES", help=f"Stages to work on, such as {','.join(ORDER)}.")],
     concurrency: Annotated[int, typer.Option(min=1, help="Child processes; each works on one claim.")] = 1,
     log_level: LogLevel = "info",
 ) -> None:

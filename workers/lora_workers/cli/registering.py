@@ -1,0 +1,122 @@
+"""register, status: what a publisher does."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_registry.client import RegistrationClient
+from lora_registry.errors import WaitTimeout
+from lora_registry.events import Follow
+from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, parse_adapter
+from lora_registry.registrations import Registration
+from lora_workers.cli.options import AsJson, open_client, parse_pairs
+from lora_workers.cli.output import (
+    console,
+    exit_code_of_outcome,
+    print_json,
+    print_line,
+    print_registration,
+)
+
+_LOOK_S = 0.3
+
+
+def register(
+    name: Annotated[str, typer.Argument(help="NAME, or NAMESPACE.NAME.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="Directory that save_pretrained wrote, or its URL.", show_default=False)
+    ],
+    base: Annotated[str, typer.Option(help="Base model that it was trained on.", show_default=False)],
+    namespace: Annotated[str | None, typer.Option(help="Namespace of a bare NAME; 'default' if none.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A label that selects.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(metavar="K=V", help="Anything to keep.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Under one key, the same request registers once.")
+    ] = None,
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="End older pending registrations of it once this one is validated.")
+    ] = False,
+    follow: Annotated[
+        Follow, typer.Option(help="Who moves the adapter's own alias: new versions, or only people.")
+    ] = Follow.LATEST,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0, metavar="S", help="Longest wait.")] = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Register an adapter; with --wait the exit code tells the outcome."""
+    adapter = _adapter(name, namespace)
+    client = open_client()
+    registration_id = client.submit(
+        namespace=adapter.namespace,
+        name=adapter.name,
+        base_model=base,
+        source=absolute(source),
+        labels=parse_pairs(label, option="--label"),
+        metadata=parse_pairs(metadata, option="--metadata"),
+        supersede=supersede,
+        follow=follow,
+        idempotency_key=idempotency_key,
+    )
+    if wait:
+        _report_outcome(client, registration_id, timeout_s=timeout_s, as_json=as_json)
+    elif as_json:
+        print_json(client.status(registration_id).as_result())
+    else:
+        print_line(f"{registration_id}  accepted; `lora-registry status {registration_id}` follows it")
+
+
+def status(
+    registration_id: Annotated[str, typer.Argument(metavar="REGISTRATION", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say how a registration is doing; the exit code is 0 whatever its outcome."""
+    registration = open_client().status(registration_id)
+    if as_json:
+        print_json(registration.as_result())
+    else:
+        print_registration(registration)
+
+
+def absolute(source: str) -> str:
+    """A relative local path made absolute; URLs, and `org/repo` that is no directory here, as they are."""
+    is_local = source.startswith((".", "~")) or source.count("/") != 1 or Path(source).exists()
+    if "://" in source or not is_local:
+        return source
+    return str(Path(source).expanduser().absolute())
+
+
+def _adapter(name: str, namespace: str | None) -> AdapterName:
+    adapter = parse_adapter(name, namespace=namespace or DEFAULT_NAMESPACE)
+    if namespace not in (None, adapter.namespace):
+        raise typer.BadParameter(f"{name!r} names another namespace than {namespace!r}", param_hint="--namespace")
+    return adapter
+
+
+def _report_outcome(client: RegistrationClient, registration_id: str, *, timeout_s: float, as_json: bool) -> None:
+    if console(stderr=True).is_terminal:
+        registration = _watch(client, registration_id, timeout_s=timeout_s)
+    else:
+        registration = client.wait(registration_id, timeout_s=timeout_s)
+    if as_json:
+        print_json(registration.as_result())
+    else:
+        print_registration(registration)
+    raise typer.Exit(exit_code_of_outcome(registration.outcome))
+
+
+def _watch(client: RegistrationClient, registration_id: str, *, timeout_s: float) -> Registration:
+    """Wait as `client.wait` does, with the state on the terminal."""
+    deadline = time.monotonic() + timeout_s
+    with console(stderr=True).status(f"{registration_id}: accepted") as spinner:
+        while True:
+            left_s = deadline - time.monotonic()
+            try:
+                return client.wait(registration_id, timeout_s=min(_LOOK_S, max(0.0, left_s)))
+            except WaitTimeout as error:
+                if left_s <= _LOOK_S:
+                    raise WaitTimeout(f"{error.message} (waited {timeout_s:g} s)") from None
+                spinner.update(error.message.partition(" after ")[0])

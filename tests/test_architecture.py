@@ -47,9 +47,7 @@ def tree(tmp_path: Path) -> Path:
     """A copy of the sources and their contracts, to plant violations in."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for root in SOURCE_ROOTS:
-        shutil.copytree(
-            ROOT / root, tmp_path / root, ignore=shutil.ignore_patterns("demo_data", "__pycache__")
-        )
+        shutil.copytree(ROOT / root, tmp_path / root, ignore=shutil.ignore_patterns("demo_data", "__pycache__"))
     return tmp_path
 
 
@@ -144,9 +142,7 @@ def test_client_and_subscriber_stay_light(module: str) -> None:
     """A training job or a serving node that imports its side loads no heavy library, not even indirectly."""
     code = f"import json, sys; import {module}; print(json.dumps(sorted(sys.modules)))"
 
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
     assert result.returncode == 0, result.stderr
     loaded = set(json.loads(result.stdout))

@@ -127,14 +127,10 @@ def parse_adapter_config(raw: bytes) -> AdapterConfig:
     fields = _load(raw)
     kind = fields.get("peft_type")
     if kind != "LORA":
-        raise ConfigError.of(
-            [codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))]
-        )
+        raise ConfigError.of([codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))])
     reader = _FieldReader(fields)
     config = _config(reader, fields)
-    findings = (
-        reader.findings + _missing(fields) + _contradictions(config) + _foreign(fields) + _variants(fields)
-    )
+    findings = reader.findings + _missing(fields) + _contradictions(config) + _foreign(fields) + _variants(fields)
     if findings:
         raise ConfigError.of(findings)
     return config
@@ -163,11 +159,7 @@ def canonical_config(raw: bytes) -> bytes:
 def _load(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError.of(
-            [
-                codes.CONFIG_TOO_LARGE.finding(
-                    CONFIG_NAME, expected=f"at most {MAX_CONFIG_BYTES} bytes", actual=len(raw)
-                )
-            ]
+            [codes.CONFIG_TOO_LARGE.finding(CONFIG_NAME, expected=f"at most {MAX_CONFIG_BYTES} bytes", actual=len(raw))]
         )
     try:
         return load_object(raw)
@@ -198,9 +190,7 @@ def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:
         init_lora_weights=reader.initialisation("init_lora_weights"),
         alora_invocation_tokens=reader.integers("alora_invocation_tokens"),
         task_type=reader.text("task_type"),
-        unknown_fields=tuple(
-            sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])
-        ),
+        unknown_fields=tuple(sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])),
     )
 
 
@@ -216,9 +206,7 @@ def _contradictions(config: AdapterConfig) -> list[Finding]:
     if foreign:
         return [codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[0][:100])]
     if isinstance(config.target_modules, str) and config.layers_to_transform:
-        message = (
-            "layers_to_transform counts only when target_modules is a list; PEFT refuses the combination."
-        )
+        message = "layers_to_transform counts only when target_modules is a list; PEFT refuses the combination."
         return [codes.CONFIG_FIELD_INVALID.finding("layers_to_transform", message)]
     return []
 
@@ -229,9 +217,7 @@ def _foreign(fields: dict[str, Any]) -> list[Finding]:
     if fields.get("megatron_config"):
         findings.append(codes.CONFIG_FOREIGN_IMPORT.finding("megatron_config"))
     if fields.get("megatron_core") not in (None, "megatron.core"):
-        findings.append(
-            codes.CONFIG_FOREIGN_IMPORT.finding("megatron_core", actual=_short(fields["megatron_core"]))
-        )
+        findings.append(codes.CONFIG_FOREIGN_IMPORT.finding("megatron_core", actual=_short(fields["megatron_core"])))
     mapping = fields.get("auto_mapping")
     if mapping:
         library = mapping.get("parent_library") if isinstance(mapping, dict) else None
@@ -243,9 +229,7 @@ def _foreign(fields: dict[str, Any]) -> list[Finding]:
 
 def _variants(fields: dict[str, Any]) -> list[Finding]:
     return [
-        codes.VARIANT_UNSUPPORTED.finding(name, actual=_short(fields[name]))
-        for name in _VARIANTS
-        if fields.get(name)
+        codes.VARIANT_UNSUPPORTED.finding(name, actual=_short(fields[name])) for name in _VARIANTS if fields.get(name)
     ]
 
 
@@ -327,11 +311,7 @@ class _FieldReader:
         listed = [value] if type(value) is int else value
         if listed is None:
             return ()
-        if (
-            isinstance(listed, list)
-            and len(listed) <= MAX_LIST_ENTRIES
-            and all(_is_index(entry) for entry in listed)
-        ):
+        if isinstance(listed, list) and len(listed) <= MAX_LIST_ENTRIES and all(_is_index(entry) for entry in listed):
             return tuple(listed)
         self._note(name, "integers of at least 0", value)
         return ()
@@ -340,11 +320,7 @@ class _FieldReader:
         value = self._fields.get(name)
         if value is None:
             return ()
-        if (
-            isinstance(value, list)
-            and len(value) <= MAX_LIST_ENTRIES
-            and all(_is_range(entry) for entry in value)
-        ):
+        if isinstance(value, list) and len(value) <= MAX_LIST_ENTRIES and all(_is_range(entry) for entry in value):
             return tuple((begin, end) for begin, end in value)
         self._note(name, "pairs of layer numbers", value)
         return ()
@@ -375,9 +351,7 @@ class _FieldReader:
                 self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, actual=pattern[:100]))
                 return {}
             if not (type(number) is int and number > 0 if integers else _is_number(number)):
-                self._note(
-                    f"{name}.{pattern[:100]}", "an integer of at least 1" if integers else "a number", number
-                )
+                self._note(f"{name}.{pattern[:100]}", "an integer of at least 1" if integers else "a number", number)
                 return {}
         try:
             PatternTable(value, default=1)
@@ -388,12 +362,7 @@ class _FieldReader:
 
     def base_name(self, name: str) -> str:
         text = self.text(name)
-        if (
-            not text.isprintable()
-            or "://" in text
-            or ".." in text.replace("\\", "/").split("/")
-            or len(text) > 4096
-        ):
+        if not text.isprintable() or "://" in text or ".." in text.replace("\\", "/").split("/") or len(text) > 4096:
             self._note(name, "a hub name or a path without '..'", text)
             return ""
         return text

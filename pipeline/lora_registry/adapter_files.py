@@ -51,16 +51,12 @@ def check_files(names: Iterable[str]) -> list[Finding]:
         if below:
             return [codes.FILES_IN_SUBFOLDER.finding(below[0], actual=", ".join(below[:5]))]
     instead = _other_format(listed)
-    findings = [
-        codes.FILE_MISSING.finding(name) for name in missing if name == CONFIG_NAME or instead is None
-    ]
+    findings = [codes.FILE_MISSING.finding(name) for name in missing if name == CONFIG_NAME or instead is None]
     return [instead, *findings] if instead is not None else findings
 
 
 def _folders_with_adapters(listed: set[str]) -> list[str]:
-    folders = (
-        name.removesuffix(CONFIG_NAME).rstrip("/") for name in listed if name.endswith("/" + CONFIG_NAME)
-    )
+    folders = (name.removesuffix(CONFIG_NAME).rstrip("/") for name in listed if name.endswith("/" + CONFIG_NAME))
     return sorted(folder for folder in folders if f"{folder}/{WEIGHTS_NAME}" in listed)
 
 

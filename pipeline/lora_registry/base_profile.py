@@ -210,14 +210,8 @@ def _identity(config: dict[str, Any]) -> tuple[str, str]:
     model_type = config.get("model_type")
     architectures = config.get("architectures")
     if not isinstance(model_type, str) or not model_type:
-        raise BaseProfileError.of(
-            codes.BASE_PROFILE_INVALID, "model_type", "config.json does not name a model_type."
-        )
-    if (
-        not isinstance(architectures, list)
-        or len(architectures) != 1
-        or not isinstance(architectures[0], str)
-    ):
+        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "model_type", "config.json does not name a model_type.")
+    if not isinstance(architectures, list) or len(architectures) != 1 or not isinstance(architectures[0], str):
         message = "config.json does not name exactly one architecture."
         raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "architectures", message)
     return model_type, architectures[0]
@@ -232,9 +226,7 @@ def _merged(headers: Sequence[Header]) -> dict[str, TensorEntry]:
             raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, min(twice), message)
         merged.update(header.tensors)
     if not merged:
-        raise BaseProfileError.of(
-            codes.BASE_PROFILE_INVALID, message="There are no tensors in the weights' files."
-        )
+        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, message="There are no tensors in the weights' files.")
     return merged
 
 
@@ -250,9 +242,7 @@ def _running_names(on_disk: dict[str, TensorEntry], architecture: str) -> dict[s
         return entries
     outer = next(_OUTER_NAME[first] for key in entries if (first := key.partition(".")[0]) in _OUTER_NAME)
     return {
-        key
-        if key.startswith(("lm_head.", "score.", "classifier.", "embed_out."))
-        else f"{outer}.{key}": entry
+        key if key.startswith(("lm_head.", "score.", "classifier.", "embed_out.")) else f"{outer}.{key}": entry
         for key, entry in entries.items()
     }
 
@@ -267,9 +257,7 @@ def _layer_of(key: str) -> int | None:
     return next((int(part) for part in parts[:-1] if part.isdecimal()), None)
 
 
-def _declared_layers(
-    config: dict[str, Any], entries: dict[str, TensorEntry]
-) -> tuple[dict[str, TensorEntry], int]:
+def _declared_layers(config: dict[str, Any], entries: dict[str, TensorEntry]) -> tuple[dict[str, TensorEntry], int]:
     """The tensors without layers beyond the declared number, and that number."""
     declared = next((config[field] for field in _LAYER_COUNTS if field in config), None)
     if type(declared) is not int or declared < 1:
@@ -316,14 +304,10 @@ def _input_embedding(modules: dict[str, ModuleShape]) -> str:
         for module, shape in modules.items():
             if module.rpartition(".")[2] == last_segment and shape.kind is ModuleKind.EMBEDDING:
                 return module
-    raise BaseProfileError.of(
-        codes.BASE_PROFILE_INVALID, message="The weights hold no embedding of the input tokens."
-    )
+    raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, message="The weights hold no embedding of the input tokens.")
 
 
-def _add_tied_head(
-    modules: dict[str, ModuleShape], embedding: str, config: dict[str, Any], architecture: str
-) -> bool:
+def _add_tied_head(modules: dict[str, ModuleShape], embedding: str, config: dict[str, Any], architecture: str) -> bool:
     """Add lm_head where it has no weight of its own; tell whether it shares the embedding's."""
     declared = config.get("tie_word_embeddings")
     if "lm_head" in modules or not architecture.endswith(_HEADED) or "embed_out" in modules:

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 from lora_registry import scripts
 from lora_registry.base_profile import BaseProfile, equal_shape
-from lora_registry.connection import redis_errors
+from lora_registry.connection import command, redis_errors
 from lora_registry.errors import Conflict, LeaseLost, NotFound, ServerNotAdmitted
 from lora_registry.keys import Keys
 from lora_registry.ledger import Lease
-from lora_registry.names import AdapterName, Reference
+from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
 from lora_registry.settings import Settings
 
 _PAGE = 1000
@@ -156,8 +156,8 @@ class Catalog:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            return self._redis.hget(self._keys.adapters, adapter.qualified)
+        base: str | None = command(self._redis, "HGET", self._keys.adapters, adapter.qualified)
+        return base
 
     def adapters(self) -> dict[AdapterName, str]:
         """All adapters with a published version → their base model.
@@ -165,8 +165,7 @@ class Catalog:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            stored = self._redis.hgetall(self._keys.adapters)
+        stored = command(self._redis, "HGETALL", self._keys.adapters)
         return {AdapterName(*name.split(".")): base for name, base in stored.items()}
 
     def versions(self, adapter: AdapterName) -> list[VersionRecord]:
@@ -177,13 +176,9 @@ class Catalog:
             RedisUnavailable: the server is out of reach.
         """
         base = self._base_or_raise(adapter)
-        with redis_errors():
-            numbers = self._redis.zrange(self._keys.numbers_published(adapter), 0, -1)
-            if not numbers:
-                return []
-            stored = self._redis.hmget(
-                self._keys.versions(base), [f"{adapter.qualified}.v{number}" for number in numbers]
-            )
+        numbers = command(self._redis, "ZRANGE", self._keys.numbers_published(adapter), 0, -1)
+        fields = [f"{adapter.qualified}.v{number}" for number in numbers]
+        stored = command(self._redis, "HMGET", self._keys.versions(base), *fields) if fields else []
         return [VersionRecord.model_validate_json(record) for record in stored if record]
 
     def version(self, reference: Reference) -> VersionRecord:
@@ -202,8 +197,7 @@ class Catalog:
             if target is None:
                 raise NotFound(f"{adapter} has no alias {alias!r}")
             number = target.version
-        with redis_errors():
-            stored = self._redis.hget(self._keys.versions(base), f"{adapter.qualified}.v{number}")
+        stored = command(self._redis, "HGET", self._keys.versions(base), f"{adapter.qualified}.v{number}")
         if stored is None:
             raise NotFound(f"{adapter} has no version {number}")
         return VersionRecord.model_validate_json(stored)
@@ -296,14 +290,13 @@ class Catalog:
             Conflict: the name is taken by a base of other shapes, or by an adapter.
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            if self._redis.hexists(self._keys.adapters, f"default.{profile.name}"):
-                raise Conflict(f"{profile.name!r} is the name of an adapter; engines serve both under one namespace")
-            if self._redis.hsetnx(self._keys.bases, profile.name, profile.model_dump_json()):
-                return True
-            if not equal_shape(self.base(profile.name), profile):
-                raise Conflict(f"base model {profile.name!r} is registered with other shapes; choose another name")
-            self._redis.hset(self._keys.bases, profile.name, profile.model_dump_json())
+        if command(self._redis, "HEXISTS", self._keys.adapters, f"{DEFAULT_NAMESPACE}.{profile.name}"):
+            raise Conflict(f"{profile.name!r} is the name of an adapter; engines serve both under one namespace")
+        if command(self._redis, "HSETNX", self._keys.bases, profile.name, profile.model_dump_json()):
+            return True
+        if not equal_shape(self.base(profile.name), profile):
+            raise Conflict(f"base model {profile.name!r} is registered with other shapes; choose another name")
+        command(self._redis, "HSET", self._keys.bases, profile.name, profile.model_dump_json())
         return False
 
     def base(self, name: str) -> BaseProfile:
@@ -313,8 +306,7 @@ class Catalog:
             NotFound: no base model of that name is registered.
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            stored = self._redis.hget(self._keys.bases, name)
+        stored = command(self._redis, "HGET", self._keys.bases, name)
         if stored is None:
             raise NotFound(f"no base model {name[:200]!r} is registered")
         return _parse_profile(stored)
@@ -325,8 +317,7 @@ class Catalog:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            return bool(self._redis.hexists(self._keys.bases, name))
+        return bool(command(self._redis, "HEXISTS", self._keys.bases, name))
 
     def bases(self) -> list[BaseProfile]:
         """All registered base models, by name.
@@ -334,8 +325,7 @@ class Catalog:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            stored = self._redis.hgetall(self._keys.bases)
+        stored = command(self._redis, "HGETALL", self._keys.bases)
         return [_parse_profile(stored[name]) for name in sorted(stored)]
 
     def _base_or_raise(self, adapter: AdapterName) -> str:

@@ -9,7 +9,7 @@ import redis
 from pydantic import ValidationError
 
 from lora_registry.catalog import Catalog
-from lora_registry.connection import connect, redis_errors
+from lora_registry.connection import connect, open_bell, redis_errors
 from lora_registry.errors import RedisUnavailable, Rejected, ServerNotAdmitted, WaitTimeout
 from lora_registry.events import RegistrationRequested, describe_validation_error
 from lora_registry.inbox import Inbox
@@ -109,7 +109,7 @@ class RegistrationClient:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                with self._redis.pubsub(ignore_subscribe_messages=True) as bell:
+                with open_bell(self._redis) as bell:
                     with redis_errors():
                         bell.subscribe(self._keys.outcome_channel(registration_id))
                     while not (registration := self.status(registration_id)).outcome:

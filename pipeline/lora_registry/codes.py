@@ -102,9 +102,7 @@ SOURCE_OUTSIDE_ROOTS = _error(
     "The path is not inside a directory that the operator allows.",
     "Put the adapter under one of LORA_REGISTRY_SOURCE_ROOTS, or have the operator add its directory.",
 )
-SOURCE_NOT_FOUND = _error(
-    "SOURCE_NOT_FOUND", "There is no such directory.", "Check the path and that workers see it."
-)
+SOURCE_NOT_FOUND = _error("SOURCE_NOT_FOUND", "There is no such directory.", "Check the path and that workers see it.")
 SOURCE_NOT_A_DIRECTORY = _error(
     "SOURCE_NOT_A_DIRECTORY",
     "The source is not a directory.",

@@ -52,9 +52,7 @@ def check_compatibility(config: AdapterConfig, header: Header, base: BaseProfile
     return findings
 
 
-def _all_of(
-    config: AdapterConfig, header: Header, base: BaseProfile, tensors: SortedTensors
-) -> Iterator[Finding]:
+def _all_of(config: AdapterConfig, header: Header, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
     yield from tensors.findings
     for entry in header.tensors.values():
         if entry.dtype not in _FLOATS:
@@ -81,9 +79,7 @@ def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
     if not declared:
         yield codes.BASE_NAME_ABSENT.finding("base_model_name_or_path", expected=base.name)
     elif declared not in _names_of(base):
-        yield codes.BASE_NAME_DIFFERS.finding(
-            "base_model_name_or_path", expected=base.name, actual=declared[:200]
-        )
+        yield codes.BASE_NAME_DIFFERS.finding("base_model_name_or_path", expected=base.name, actual=declared[:200])
     for name, value in (
         ("target_modules", config.target_modules),
         ("exclude_modules", config.exclude_modules),
@@ -112,9 +108,7 @@ def _targets(config: AdapterConfig, base: BaseProfile) -> TargetNames:
     excluded = () if isinstance(config.exclude_modules, str) else config.exclude_modules
     if isinstance(config.target_modules, str):
         every = config.target_modules != ALL_LINEAR
-        return TargetNames(
-            (name for name in base.modules if every or _is_inner_linear(name, base)), excluded=excluded
-        )
+        return TargetNames((name for name in base.modules if every or _is_inner_linear(name, base)), excluded=excluded)
     return TargetNames(
         config.target_modules,
         excluded=excluded,
@@ -154,9 +148,7 @@ def _uncovered(base: BaseProfile, targets: TargetNames, tensors: SortedTensors) 
     absent = [name for name in base.modules if name not in tensors.lora and name in targets]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
-        yield codes.TARGETS_WITHOUT_TENSORS.finding(
-            "target_modules", actual=f"{len(absent)} modules: {shown}"
-        )
+        yield codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
 
 
 def _check_module(
@@ -199,9 +191,7 @@ def _check_pair(first: TensorEntry, second: TensorEntry, shape: ModuleShape, ran
             second.name, expected=[second.shape[0], first.shape[0]], actual=list(second.shape)
         )
     elif first.shape[0] != rank:
-        yield codes.RANK_MISMATCH.finding(
-            first.name, expected=[rank, first.shape[1]], actual=list(first.shape)
-        )
+        yield codes.RANK_MISMATCH.finding(first.name, expected=[rank, first.shape[1]], actual=list(first.shape))
     if first.shape[1] != shape.in_features:
         yield codes.SHAPE_MISMATCH.finding(
             first.name, expected=[first.shape[0], shape.in_features], actual=list(first.shape)
@@ -229,13 +219,9 @@ def _check_vectors(
             if announced:
                 yield codes.TENSOR_MISSING.finding(f"{PREFIX}{name}.{tail}", expected=[shape.out_features])
         elif not announced:
-            yield codes.TENSOR_UNANNOUNCED.finding(
-                entry.name, expected="use_dora or lora_bias", actual="false"
-            )
+            yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="use_dora or lora_bias", actual="false")
         elif entry.shape != (shape.out_features,):
-            yield codes.SHAPE_MISMATCH.finding(
-                entry.name, expected=[shape.out_features], actual=list(entry.shape)
-            )
+            yield codes.SHAPE_MISMATCH.finding(entry.name, expected=[shape.out_features], actual=list(entry.shape))
     for role, entry in roles.items():
         if role not in pair and role not in (Role.MAGNITUDE, Role.B_BIAS):
             yield codes.TENSOR_KIND.finding(entry.name, expected=" and ".join(pair))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import redis
 import redis.asyncio
@@ -60,6 +60,23 @@ def connect_async(url: str, *, name: str = "lora-registry") -> redis.asyncio.Red
         )
     except ValueError as error:
         raise Configuration(f"LORA_REGISTRY_REDIS_URL: {error}") from error
+
+
+def command(client: redis.Redis, *parts: str | int | float) -> Any:
+    """Send one command; the reply is what redis-py makes of it (text, not bytes).
+
+    Raises:
+        RedisUnavailable: the server cannot take the command now.
+        Configuration: the server refuses the user.
+    """
+    with redis_errors():
+        return client.execute_command(*parts)  # type: ignore[no-untyped-call] # untyped in redis-py
+
+
+def open_bell(client: redis.Redis) -> redis.client.PubSub:
+    """A subscription that hands out only real messages; use it in a `with`."""
+    bell: redis.client.PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    return bell
 
 
 @contextmanager

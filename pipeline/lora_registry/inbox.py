@@ -15,7 +15,7 @@ from typing import Final
 import redis
 
 from lora_registry import codes, scripts
-from lora_registry.connection import LONGEST_BLOCK_S, redis_errors
+from lora_registry.connection import LONGEST_BLOCK_S, command, redis_errors
 from lora_registry.errors import IdempotencyConflict, QueueFull, Rejected, ServerNotAdmitted
 from lora_registry.events import RegistrationRequested, parse_event
 from lora_registry.keys import Keys
@@ -140,12 +140,10 @@ class Inbox:
         registration_id = named.get("id", "")
         if not _REGISTRATION_ID.fullmatch(registration_id):
             # Not written by `accept`; it names no event, so there is nobody to tell.
-            with redis_errors():
-                self._redis.xack(self._keys.events, GROUP, entry_id)
-                self._redis.xdel(self._keys.events, entry_id)
+            command(self._redis, "XACK", self._keys.events, GROUP, entry_id)
+            command(self._redis, "XDEL", self._keys.events, entry_id)
             return 0
-        with redis_errors():
-            accepted = self._redis.hgetall(self._keys.accepted(registration_id))
+        accepted = command(self._redis, "HGETALL", self._keys.accepted(registration_id))
         stage, fields = _ledger_fields(accepted)
         return int(
             scripts.call(
@@ -176,8 +174,7 @@ class Inbox:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            return int(self._redis.xlen(self._keys.events))
+        return int(command(self._redis, "XLEN", self._keys.events))
 
     def _create_group(self) -> None:
         try:

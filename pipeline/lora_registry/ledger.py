@@ -15,7 +15,7 @@ from typing import Any
 import redis
 
 from lora_registry import codes, scripts
-from lora_registry.connection import redis_errors
+from lora_registry.connection import command, redis_errors
 from lora_registry.errors import LeaseLost, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.findings import Finding
 from lora_registry.keys import Keys
@@ -97,7 +97,8 @@ class Ledger:
             registration = look(registration_id)
             if registration:
                 return registration
-        raise NotFound(f"no registration {registration_id[:100]!r}; finished ones are kept {self._settings.retention_s} s")
+        kept_s = self._settings.retention_s
+        raise NotFound(f"no registration {registration_id[:100]!r}; finished ones are kept {kept_s} s")
 
     def claim(self, stage: Stage, *, owner: str, limit: int | None = None, woken: bool = True) -> Claim:
         """Claim due registrations of `stage`, at most `limit` (default: the stage's batch).
@@ -283,10 +284,9 @@ class Ledger:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        with redis_errors():
-            ids = self._redis.zrange(self._keys.dead_letters, 0, -1)
-            found = [self._registration(each) for each in ids]
-            return [self._dead_letter(each) for each in found if each is not None]
+        ids = command(self._redis, "ZRANGE", self._keys.dead_letters, 0, -1)
+        found = [self._registration(each) for each in ids]
+        return [self._dead_letter(each) for each in found if each is not None]
 
     def dead_letter(self, registration_id: str) -> DeadLetter:
         """One dead letter.
@@ -347,13 +347,11 @@ class Ledger:
         return [self._keys.prefix, lease.registration.id, lease.stage, lease.epoch, lease.owner]
 
     def _registration(self, registration_id: str) -> Registration | None:
-        with redis_errors():
-            fields = self._redis.hgetall(self._keys.registration(registration_id))
+        fields = command(self._redis, "HGETALL", self._keys.registration(registration_id))
         return parse_registration(fields) if fields else None
 
     def _accepted(self, registration_id: str) -> Registration | None:
-        with redis_errors():
-            accepted = self._redis.hgetall(self._keys.accepted(registration_id))
+        accepted = command(self._redis, "HGETALL", self._keys.accepted(registration_id))
         if not accepted:
             return None
         event = json.loads(accepted["event"])
@@ -364,9 +362,6 @@ class Ledger:
         )
 
     def _dead_letter(self, registration: Registration) -> DeadLetter:
-        with redis_errors():
-            entries = self._redis.lrange(self._keys.history(registration.id), 0, -1)
+        entries = command(self._redis, "LRANGE", self._keys.history(registration.id), 0, -1)
         history = tuple(json.loads(entry) for entry in entries)
         return DeadLetter(registration, registration.fields.get("dead_stage", ""), history)
-
-

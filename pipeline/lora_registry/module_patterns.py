@@ -133,9 +133,7 @@ class TargetNames:
             return False
         if module in self._targets:
             return True
-        return ends_with_any(module, self._targets) and (
-            not self._layers or self._layer(module) in self._layers
-        )
+        return ends_with_any(module, self._targets) and (not self._layers or self._layer(module) in self._layers)
 
     def _layer(self, module: str) -> int | None:
         """The layer's number as PEFT reads it:

@@ -92,7 +92,7 @@ def check_base_name(base: str) -> str:
         InvalidName: it is not.
     """
     if len(base) > _BASE_LENGTH or not _BASE.fullmatch(base):
-        raise InvalidName(f"base model name {base[:100]!r} is not legal: it takes letters, digits, '.', '_', '-' and '/'")
+        raise InvalidName(f"base model name {base[:100]!r} is not legal: letters, digits, '.', '_', '-' and '/' are")
     return base
 
 

@@ -166,9 +166,7 @@ def parse_header(raw_header_json: bytes, *, data_bytes: int) -> Header:
         raise HeaderError.of(codes.WEIGHTS_HEADER_MALFORMED, message=str(exc)) from exc
     metadata = _metadata(fields.pop("__metadata__", {}))
     if len(fields) > MAX_TENSORS:
-        raise HeaderError.of(
-            codes.WEIGHTS_TOO_MANY_TENSORS, expected=f"at most {MAX_TENSORS}", actual=len(fields)
-        )
+        raise HeaderError.of(codes.WEIGHTS_TOO_MANY_TENSORS, expected=f"at most {MAX_TENSORS}", actual=len(fields))
     tensors = {name: _tensor(name, value) for name, value in fields.items()}
     _check_layout(tensors, data_bytes)
     return Header(tensors, metadata, 8 + len(raw_header_json))

@@ -42,9 +42,7 @@ def _check_whole(
     if shape is None:
         yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
                            num_layers=base.num_layers)  # fmt: skip
-    elif not _is_saved(parameter, config.modules_to_save) and not _is_trained_bias(
-        config, tensors, parameter
-    ):
+    elif not _is_saved(parameter, config.modules_to_save) and not _is_trained_bias(config, tensors, parameter):
         yield codes.TENSOR_UNANNOUNCED.finding(
             entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
         )
@@ -81,9 +79,7 @@ def _saved_nothing(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
             yield codes.SAVED_MODULE_WITHOUT_TENSORS.finding("modules_to_save", actual=name[:100])
 
 
-def _check_copy(
-    base: BaseProfile, tensors: SortedTensors, module: str, entry: TensorEntry
-) -> Iterator[Finding]:
+def _check_copy(base: BaseProfile, tensors: SortedTensors, module: str, entry: TensorEntry) -> Iterator[Finding]:
     if module not in tensors.lora or (module != base.input_embedding and module not in _HEADS):
         yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="an embedding that is a target")
     elif entry.shape != base.modules[module].weight_shape:
@@ -108,9 +104,7 @@ def _check_tokens(config: AdapterConfig, base: BaseProfile, tensors: SortedTenso
             rows, width = shape.weight_shape
             indices = announced[name]
             if entry.shape != (len(indices), width):
-                yield codes.SHAPE_MISMATCH.finding(
-                    entry.name, expected=[len(indices), width], actual=list(entry.shape)
-                )
+                yield codes.SHAPE_MISMATCH.finding(entry.name, expected=[len(indices), width], actual=list(entry.shape))
             if indices and max(indices) >= rows:
                 yield codes.TOKEN_INDEX_OUT_OF_RANGE.finding(
                     "trainable_token_indices", expected=f"less than {rows}", actual=max(indices)

@@ -20,7 +20,7 @@ import redis.asyncio
 
 from lora_registry.announcements import CatalogView, Change, Cursor, Update, apply, difference
 from lora_registry.catalog import AliasTarget, VersionRecord
-from lora_registry.connection import LONGEST_BLOCK_S, connect, connect_async, redis_errors
+from lora_registry.connection import LONGEST_BLOCK_S, command, connect, connect_async, open_bell, redis_errors
 from lora_registry.errors import AnnouncementGap, RedisUnavailable
 from lora_registry.keys import Keys
 
@@ -145,14 +145,13 @@ class Subscriber(SubscriberCore):
             RedisUnavailable: the server is out of reach; the view is as it was.
         """
         core = self.catch_up()
-        with redis_errors():
-            try:
-                command = next(core)
-                while True:
-                    command = core.send(self._redis.execute_command(*command))
-            except StopIteration as done:
-                updates: list[Update] = done.value
-                return updates
+        try:
+            asked = next(core)
+            while True:
+                asked = core.send(command(self._redis, *asked))
+        except StopIteration as done:
+            updates: list[Update] = done.value
+            return updates
 
     def follow(self, *, idle_s: float | None = None) -> Iterator[Update]:
         """Every update, for ever; an outage of Redis is waited out.
@@ -163,7 +162,7 @@ class Subscriber(SubscriberCore):
         last = time.monotonic()
         while True:
             try:
-                with self._redis.pubsub(ignore_subscribe_messages=True) as bell:
+                with open_bell(self._redis) as bell:
                     with redis_errors():
                         bell.subscribe(self.channel)
                     while True:
@@ -214,9 +213,10 @@ class AsyncSubscriber(SubscriberCore):
         core = self.catch_up()
         with redis_errors():
             try:
-                command = next(core)
+                asked = next(core)
                 while True:
-                    command = core.send(await self._redis.execute_command(*command))
+                    reply = await self._redis.execute_command(*asked)  # type: ignore[no-untyped-call]
+                    asked = core.send(reply)
             except StopIteration as done:
                 updates: list[Update] = done.value
                 return updates

@@ -147,10 +147,7 @@ def _adapter_name(segments: list[str]) -> str | None:
             and after[1] in ("weight", "bias")
         ):
             return after[0]
-        if (
-            segment in ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
-            and after[0] != "weight"
-        ):
+        if segment in ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector") and after[0] != "weight":
             return after[0]
         if segment == "modules_to_save":
             return f"modules_to_save.{after[0]}" if len(after) > 1 else "modules_to_save"

@@ -72,20 +72,20 @@ def _work_on(lease: Lease, perform: Perform, ledger: Ledger) -> int:
         fields = perform(lease)
         return 0 if fields is None else ledger.complete(lease, fields)
     except Rejected as error:
-        _record(lambda: ledger.finish(lease, Outcome.REJECTED, error.findings), lease)
+        _record(lease, ledger.finish, lease, Outcome.REJECTED, error.findings)
     except LeaseLost:
         logger.info("%s: the lease on %s is lost", lease.stage, lease.registration.id)
     except Transient as error:
-        _record(lambda: ledger.fail(lease, error), lease)
-    except Exception as error:  # noqa: BLE001 - the boundary: recorded in the registration's history
+        _record(lease, ledger.fail, lease, error)
+    except Exception as error:  # the boundary: recorded in the registration's history
         logger.exception("%s failed on %s", lease.stage, lease.registration.id)
-        _record(lambda: ledger.fail(lease, error), lease)
+        _record(lease, ledger.fail, lease, error)
     return 0
 
 
-def _record(write: Callable[[], object], lease: Lease) -> None:
+def _record(lease: Lease, write: Callable[..., object], *arguments: object) -> None:
     try:
-        write()
+        write(*arguments)
     except RegistryError as error:
         # Nothing is lost: the lease runs out, and the registration is due again.
         logger.warning("%s: %s could not be recorded: %s", lease.stage, lease.registration.id, error)

@@ -155,9 +155,7 @@ class Adapter:
 
     def renamed(self, old: str, new: str) -> Adapter:
         """The same with a part of every tensor's name replaced."""
-        return Adapter(
-            self.config, {name.replace(old, new): shape for name, shape in self.shapes.items()}, self.dtype
-        )
+        return Adapter(self.config, {name.replace(old, new): shape for name, shape in self.shapes.items()}, self.dtype)
 
     def check(self, base: BaseProfile | None = None) -> list[Finding]:
         """What a comparison with the base (the tiny Llama) finds."""

@@ -114,9 +114,7 @@ def make_demo_data(directory: Path) -> None:
     start = directory / "adapters" / "support-bot"
     _make_adapter("support-bot", TINY, _lora(8, ATTENTION), SUPPORT, seed=11, directory=directory)
     _retrain("support-bot-retrained", start, TINY, SUPPORT_NEWER, seed=12, directory=directory)
-    _make_adapter(
-        "sql-writer", TINY, _lora(16, "all-linear", use_rslora=True), SQL, seed=13, directory=directory
-    )
+    _make_adapter("sql-writer", TINY, _lora(16, "all-linear", use_rslora=True), SQL, seed=13, directory=directory)
     _make_adapter("wrong-base", WIDE, _lora(8, ATTENTION), SUPPORT, seed=14, directory=directory)
     _truncate("truncated", start, directory=directory)
 
@@ -216,9 +214,7 @@ def _settle_modes(path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes the data under the directory given, by default where the package keeps it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY)
     directory: Path = parser.parse_args(arguments).directory
     started = time.monotonic()

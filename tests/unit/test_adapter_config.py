@@ -165,9 +165,7 @@ def test_variants_that_are_not_judged_are_refused(field: str) -> None:
     assert refused_with(**{field: {"x": 1}}) == ["VARIANT_UNSUPPORTED"]
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(a|b)+", ".*q_proj", "q[_]proj", "(q_proj", "q_proj|v_proj", "a\\d", ""]
-)
+@pytest.mark.parametrize("pattern", ["(a|b)+", ".*q_proj", "q[_]proj", "(q_proj", "q_proj|v_proj", "a\\d", ""])
 def test_regular_expressions_in_pattern_tables_are_refused(pattern: str) -> None:
     """The keys of rank_pattern and alpha_pattern must be literal names; no expression is ever run."""
     assert refused_with(rank_pattern={pattern: 4}) == ["PATTERN_NOT_LITERAL"]
@@ -231,9 +229,7 @@ _values: st.SearchStrategy[Any] = st.recursive(
         st.text(max_size=5),
         st.floats(allow_nan=False, allow_infinity=False),
     ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
     max_leaves=6,
 )
 
@@ -250,9 +246,7 @@ def test_canonical_form_is_stable(fields: dict[str, Any], targets: list[str], ra
     """
     shuffled = random.sample(targets, len(targets))
     one = canonical_config(json.dumps(fields | {"target_modules": targets}).encode())
-    other = canonical_config(
-        json.dumps(fields | {"target_modules": shuffled}, indent=2, ensure_ascii=False).encode()
-    )
+    other = canonical_config(json.dumps(fields | {"target_modules": shuffled}, indent=2, ensure_ascii=False).encode())
     assert one == other == canonical_config(one)
     assert json.loads(one) == fields | {"target_modules": sorted(targets)}
 

@@ -147,9 +147,7 @@ def test_profiles_of_other_sizes_differ(change: dict[str, int]) -> None:
 def test_names_do_not_make_profiles_differ() -> None:
     """Another name and another dtype of the same shapes is an equal profile."""
     header = header_of(safetensors_bytes(llama_shapes(), dtype="F16"))
-    other = profile_from_headers(
-        "other", make_base_config(), [header], source="hf://a/b@1", also_known_as=["b"]
-    )
+    other = profile_from_headers("other", make_base_config(), [header], source="hf://a/b@1", also_known_as=["b"])
     assert equal_shape(make_base(), other)
     assert not equal_shape(make_base(), make_base(model_type="mistral"))
 

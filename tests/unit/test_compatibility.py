@@ -118,9 +118,7 @@ def test_missing_half_is_refused(half: str) -> None:
 @pytest.mark.parametrize("shape", [(8,), (8, 32, 1), ()])
 def test_matrices_have_two_dimensions(shape: tuple[int, ...]) -> None:
     """A flattened or stacked matrix is refused."""
-    assert errors_of(make_adapter().with_tensors({f"{Q0}.lora_A.weight": shape}).check()) == [
-        "TENSOR_DIMENSIONS"
-    ]
+    assert errors_of(make_adapter().with_tensors({f"{Q0}.lora_A.weight": shape}).check()) == ["TENSOR_DIMENSIONS"]
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "BOOL", "C64"])
@@ -286,10 +284,7 @@ def test_trained_biases_are_announced(name: str) -> None:
         (["c_attn"], "none", ["TENSOR_UNANNOUNCED"]),
     ):
         adapter = make_adapter(targets=targets, base=base, bias=bias)
-        assert (
-            errors_of(adapter.with_tensors({f"{PREFIX}transformer.h.0.attn.{name}": (96,)}).check(base))
-            == codes
-        )
+        assert errors_of(adapter.with_tensors({f"{PREFIX}transformer.h.0.attn.{name}": (96,)}).check(base)) == codes
 
 
 TOKENS = f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta"

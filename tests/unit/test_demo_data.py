@@ -109,9 +109,7 @@ def test_no_file_names_a_path_on_a_machine() -> None:
 
 def test_adapters_name_their_base_neutrally() -> None:
     """The configuration names the base that the adapter was trained on, as a hub would."""
-    bases = {
-        name: config(f"adapters/{name}/adapter_config.json")["base_model_name_or_path"] for name in ADAPTERS
-    }
+    bases = {name: config(f"adapters/{name}/adapter_config.json")["base_model_name_or_path"] for name in ADAPTERS}
 
     assert bases.pop("wrong-base") == "lora-registry/wide-llama"
     assert set(bases.values()) == {"lora-registry/tiny-llama"}
@@ -152,9 +150,7 @@ def test_the_retrained_adapter_differs_in_its_weights_alone() -> None:
         "adapters/support-bot-retrained/adapter_config.json"
     )
     assert shapes(adapter_weights("support-bot")) == shapes(adapter_weights("support-bot-retrained"))
-    assert (
-        adapter_weights("support-bot").read_bytes() != adapter_weights("support-bot-retrained").read_bytes()
-    )
+    assert adapter_weights("support-bot").read_bytes() != adapter_weights("support-bot-retrained").read_bytes()
 
 
 def test_adapters_cover_plain_and_rank_stabilised_lora() -> None:

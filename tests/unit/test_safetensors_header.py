@@ -71,9 +71,7 @@ def test_header_padded_with_spaces_is_read() -> None:
 
 def test_scalar_is_read() -> None:
     """A tensor without dimensions has one element."""
-    entry = parse_header(
-        json.dumps({"a": tensor(shape=[], data_offsets=[0, 4])}).encode(), data_bytes=4
-    ).tensors["a"]
+    entry = parse_header(json.dumps({"a": tensor(shape=[], data_offsets=[0, 4])}).encode(), data_bytes=4).tensors["a"]
     assert entry.shape == ()
 
 
@@ -263,9 +261,7 @@ def test_never_looser_than_the_library_after_edits(data: st.DataObject) -> None:
     assert_never_looser(with_header(bytes(header), data=body))
 
 
-_numbers = st.one_of(
-    st.integers(-2, 30), st.sampled_from([2**63, 2**64, 10**20, -0.0, 1.5, 24.0, True, None, "4"])
-)
+_numbers = st.one_of(st.integers(-2, 30), st.sampled_from([2**63, 2**64, 10**20, -0.0, 1.5, 24.0, True, None, "4"]))
 _tensors = st.fixed_dictionaries(
     {
         "dtype": st.sampled_from(["F32", "BF16", "F4", "F6_E2M3", "C64", "I8", "X", 3]),
@@ -279,9 +275,7 @@ _tensors = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None)
 @given(
     st.dictionaries(st.text(max_size=4), _tensors, max_size=3),
-    st.one_of(
-        st.none(), st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=3), st.none()), max_size=2)
-    ),
+    st.one_of(st.none(), st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=3), st.none()), max_size=2)),
     st.integers(0, 40),
 )
 def test_never_looser_than_the_library_on_made_up_headers(

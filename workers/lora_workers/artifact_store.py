@@ -1,8 +1,8 @@
 """The artifact store: a directory of content-addressed artifacts, written whole or not at all.
 
-    <root>/sha256/<64 hex digits>/adapter_config.json  adapter_model.safetensors  manifest.json
-    <root>/staging/…      artifacts in the making; what a killed worker left is removed after a day
-    <root>/reports/…      all findings of a registration, beyond those that Redis keeps
+<root>/sha256/<64 hex digits>/adapter_config.json  adapter_model.safetensors  manifest.json
+<root>/staging/…      artifacts in the making; what a killed worker left is removed after a day
+<root>/reports/…      all findings of a registration, beyond those that Redis keeps
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ def _guard_restored_channels() -> None:
     Source: kombu 5.7.0, kombu/transport/redis.py (Channel._create_client) and celery 5.7.0,
     celery/worker/consumer/consumer.py (on_connection_error_after_connected).
     """
-    original = kombu_redis.Channel._create_client
+    channel_class: Any = kombu_redis.Channel
+    original = channel_class._create_client
     if getattr(original, "guarded", False):
         return
 
@@ -117,4 +118,4 @@ def _guard_restored_channels() -> None:
         return original(channel, *args, **kwargs)
 
     create_client.guarded = True  # type: ignore[attr-defined]
-    kombu_redis.Channel._create_client = create_client
+    channel_class._create_client = create_client

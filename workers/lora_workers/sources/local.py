@@ -54,9 +54,8 @@ class LocalSource:
             Transient: the file system failed.
         """
         directory = self._contained(url.removeprefix("file://"), subject=url)
-        with _mapped(url):
-            with os.scandir(directory) as listing:
-                names = [entry.name for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
+        with _mapped(url), os.scandir(directory) as listing:
+            names = [entry.name for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
         findings = check_files(names)
         if has_error(findings):
             raise Rejected(f"{url} holds no adapter: {findings[0].message}", findings=tuple(findings))
@@ -89,7 +88,7 @@ class LocalSource:
         return FileDigest(sha256.hexdigest(), copied)
 
     def _contained(self, path: str, *, subject: str) -> str:
-        if not os.path.isabs(path) or "\0" in path:
+        if not Path(path).is_absolute() or "\0" in path:
             raise _rejected(codes.SOURCE_UNSUPPORTED, subject)
         real = os.path.realpath(path)
         if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in self._roots):
@@ -98,9 +97,9 @@ class LocalSource:
 
     def _pin(self, directory: str, name: str) -> PinnedFile:
         # A file may be a link (the Hub's cache keeps blobs beside its snapshots), but not out of the roots.
-        real = self._contained(os.path.join(directory, name), subject=name)
+        real = self._contained(f"{directory}/{name}", subject=name)
         with _mapped(name):
-            found = os.stat(real, follow_symlinks=False)
+            found = Path(real).lstat()
             readable = os.access(real, os.R_OK)
         if not stat.S_ISREG(found.st_mode):
             raise _rejected(codes.FILE_NOT_REGULAR, name)

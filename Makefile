@@ -79,7 +79,7 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.demo
 	@echo "==> running the benchmark"
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.benchmarks --json bench-results/latest.json
 
 lint: $(VENV)/.test
 	@echo "==> ruff check"

@@ -150,7 +150,7 @@ class Ledger:
             self._redis,
             "allocate",
             keys=[self._keys.next_id, self._keys.registration(lease.registration.id)],
-            args=[lease.epoch, lease.owner, self._settings.number_gap, self._keys.server],
+            args=[lease.epoch, lease.owner, self._keys.server],
         )
         if answer[0] == "lost":
             raise LeaseLost

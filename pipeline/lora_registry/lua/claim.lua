@@ -87,10 +87,13 @@ while #taken < limit and not stop do
 end
 
 local wake_key = ledger .. ':wake:' .. stage
-if ARGV[6] == '1' and tonumber(redis.call('HGET', wake_key, 'outstanding') or '0') > 0 then
-  redis.call('HINCRBY', wake_key, 'outstanding', -1)
+redis.call('HSET', wake_key, 'claimed_at', now)
+if ARGV[6] == '1' then
+  redis.call('HSET', wake_key, 'answered_at', now, 'resent', 0)
+  if tonumber(redis.call('HGET', wake_key, 'outstanding') or '0') > 0 then
+    redis.call('HINCRBY', wake_key, 'outstanding', -1)
+  end
 end
-redis.call('HSET', wake_key, 'claimed_at', now, 'resent', 0)
 
 local reply = {wake(ledger, stage, tonumber(ARGV[10]), now)}
 for _, id in ipairs(taken) do

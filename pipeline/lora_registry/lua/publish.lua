@@ -7,16 +7,16 @@
 -- The rule of the adapter's own alias: bytes equal to its target's (or to the head's, where people moved it) change
 -- nothing; else only an event accepted later than every one that has decided so far moves it, and a pinned or manual
 -- alias is moved by nobody.
-local generation, admission = admitted(ARGV[1] .. ':server')
+local generation, offset = admitted(ARGV[1] .. ':server')
 if not generation then
   return {'not-admitted'}
 end
 local prefix, id, now = ARGV[1], ARGV[2], now_us()
-local held = redis.call('HMGET', KEYS[1], 'stage', 'epoch', 'owner', 'admission', 'namespace', 'name', 'order', 'due_at')
+local held = redis.call('HMGET', KEYS[1], 'stage', 'epoch', 'owner', 'offset', 'namespace', 'name', 'order', 'due_at')
 if held[1] ~= 'publish' or held[2] ~= ARGV[3] or held[3] ~= ARGV[4] then
   return {'lost'}
 end
-if tonumber(held[4]) ~= admission then
+if tonumber(held[4]) ~= offset then
   return {'readmit'}
 end
 

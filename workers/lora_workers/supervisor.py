@@ -10,7 +10,9 @@ import logging
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lora_registry.errors import RedisUnavailable
 from lora_registry.ledger import Ledger
@@ -32,6 +34,7 @@ class Child:
         name: what logs call it.
         command: program and arguments.
         stages: stages it works on; empty for one that claims nothing.
+        log: file that what it prints is added to; None: this process's own output.
     """
 
     name: str
@@ -42,10 +45,12 @@ class Child:
     started_at: float = 0.0
     delay_s: float = 0.0
     restarts: int = -1
+    log: Path | None = None
 
     def start(self) -> None:
         """Start it."""
-        self.process = processes.start(self.command, environment=self.environment)
+        with self.log.open("ab") if self.log else nullcontext() as log:
+            self.process = processes.start(self.command, environment=self.environment, log=log)
         self.started_at = time.monotonic()
         self.restarts += 1
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
-from lora_workers.cli import explaining, published, registering, running, watching
+from lora_workers.cli import explaining, machine, published, registering, running, watching
 from lora_workers.cli.bases import base_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
 from lora_workers.cli.options import is_json_asked
@@ -58,6 +58,8 @@ def _root(
         raise typer.Exit
 
 
+app.command()(machine.up)
+app.command()(machine.demo)
 app.command()(registering.register)
 app.command()(registering.status)
 app.command("list")(published.list_versions)

@@ -13,7 +13,7 @@ import time
 from lora_registry.subscriber import AsyncSubscriber
 
 
-async def main(url: str, prefix: str, base: str, subscribers: int, messages: int) -> None:
+async def main(url: str, prefix: str, base: str, *, subscribers: int, messages: int) -> None:
     """Follow, say when all do, report the clock (ns) of every update, by message."""
     arrivals: list[list[int]] = [[] for _ in range(messages)]
     following = asyncio.Semaphore(0)
@@ -40,4 +40,4 @@ async def main(url: str, prefix: str, base: str, subscribers: int, messages: int
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4], *map(int, sys.argv[4:])))  # type: ignore[call-arg]
+    asyncio.run(main(*sys.argv[1:4], subscribers=int(sys.argv[4]), messages=int(sys.argv[5])))

@@ -89,7 +89,9 @@ class _Side:
 
     def latencies_ms(self, count: int) -> list[float]:
         """From submitting each item to hearing of it, at random times."""
-        submits, submitted, heard = self.prepare(count), {}, {}
+        submits = self.prepare(count)
+        submitted: dict[str, float] = {}
+        heard: dict[str, float] = {}
 
         def listen() -> None:
             while len(heard) < count:
@@ -117,7 +119,9 @@ class _Ours(_Side):
         self._publisher = RegistrationClient(self._client, settings)
         self._directory, self._made = stand.directory / "adapters", 0
         self._publisher.catalog.add_base(base_profile())
-        _wait_for_workers(Ledger(self._client, settings))
+        _wait_for(lambda: bool(self._client.exists(self._keys.server)))  # the dispatcher has admitted it
+        ledger = Ledger(self._client, settings)
+        _wait_for(lambda: all(ledger.pulse(stage).slots for stage in ORDER))
 
     def prepare(self, count: int) -> list[Callable[[], str]]:
         names = [f"adapter-{self._made + number}" for number in range(count)]
@@ -139,7 +143,8 @@ class _Ours(_Side):
         return _subscribed(bell)
 
     def id_of(self, message: str) -> str | None:
-        return json.loads(message)["data"].get("registration_id")
+        registration_id: str | None = json.loads(message)["data"].get("registration_id")
+        return registration_id
 
     def burst(self, count: int) -> float:
         before = self._client.hlen(self._keys.versions(BASE))
@@ -206,9 +211,9 @@ def _next(bell: redis.client.PubSub) -> str:
     return str(message["data"])
 
 
-def _wait_for_workers(ledger: Ledger) -> None:
+def _wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _TIMEOUT_S
-    while not all(ledger.pulse(stage).slots for stage in ORDER):
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError("the workers did not start")
+            raise TimeoutError("the processes did not start")
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def child(module: str, *arguments: str) -> Iterator[IO[str]]:
 
 def environment_of(settings: Settings | None) -> dict[str, str]:
     """Environment variables for a child process of these settings."""
-    environment = {"PYTHONPATH": str(ROOT)}
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     if settings:
         environment |= {
             "LORA_REGISTRY_REDIS_URL": settings.redis_url,

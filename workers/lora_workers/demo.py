@@ -86,8 +86,7 @@ def run_demo(*, say: Say) -> bool:
 
 
 def _tour(folder: Path, say: Say) -> bool:
-    with resources.as_file(resources.files("lora_workers") / "demo_data") as packaged:
-        shutil.copytree(packaged, folder / "models")
+    write_demo_files(folder / "models")
     server = EmbeddedValkey(folder / "valkey")
     settings = load_settings(
         redis_url=server.url, broker_url="", artifact_store=folder / "artifacts", source_roots=(folder / "models",)
@@ -107,6 +106,16 @@ def _tour(folder: Path, say: Say) -> bool:
         _show_log(log, say)
     say("UNEXPECTED: " + "; ".join(mistakes) if mistakes else "everything ended as it should")
     return not mistakes
+
+
+def write_demo_files(directory: Path) -> None:
+    """Write the demo's base models and adapters to `directory`, which must not exist yet.
+
+    Raises:
+        FileExistsError: it exists.
+    """
+    with resources.as_file(resources.files("lora_workers") / "demo_data") as packaged:
+        shutil.copytree(packaged, directory, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
 
 
 def _start(installation: Installation, say: Say) -> None:

@@ -60,6 +60,7 @@ def _root(
 
 app.command()(machine.up)
 app.command()(machine.demo)
+app.command()(machine.demo_files)
 app.command()(registering.register)
 app.command()(registering.status)
 app.command("list")(published.list_versions)

@@ -65,6 +65,16 @@ def demo() -> None:
     raise typer.Exit(0 if run_demo(say=print_line) else 1)
 
 
+def demo_files(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A directory to make; it must not exist yet.")],
+) -> None:
+    """Write the demo's base models and adapters to DIR, to try the commands with."""
+    from lora_workers.demo import write_demo_files
+
+    write_demo_files(directory)
+    print_line(f"wrote {directory}/bases and {directory}/adapters")
+
+
 def _settings_for_up(redis_url: str | None, directory: Path, source_root: list[Path] | None) -> Settings:
     roots = tuple(root.expanduser().absolute() for root in source_root or ())
     if not roots and not os.environ.get("LORA_REGISTRY_SOURCE_ROOTS"):

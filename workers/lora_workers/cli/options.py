@@ -85,4 +85,6 @@ def start_logging(level: str) -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise typer.BadParameter(f"{level!r} is no level", param_hint="--log-level")
+    logging.captureWarnings(True)  # Celery warns of what this registry chose on purpose, at length
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
     logging.basicConfig(level=number, format=f"%(asctime)s %(levelname)s {os.getpid()} %(name)s: %(message)s")

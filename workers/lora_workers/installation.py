@@ -127,6 +127,8 @@ class Installation:
                 logger.error("%s", error)
                 server.kill()
                 return
+            # A Celery worker may live on after its broker was restarted and consume nothing, without a word.
+            self._supervisor.renew_workers()
         self._supervisor.look()
 
     def stop(self) -> None:

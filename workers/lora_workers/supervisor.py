@@ -86,6 +86,12 @@ class Supervisor:
                         logger.warning("%s claims no due work; restarting it", child.name)
                         processes.kill_group(child.process)
 
+    def renew_workers(self) -> None:
+        """Ask all workers to end, so that `look` starts new ones."""
+        for child in self.children:
+            if child.stages and child.process is not None and child.process.poll() is None:
+                child.process.terminate()
+
     def stop(self) -> None:
         """Ask all children to end, the last started first, and wait for them."""
         running = [child.process for child in reversed(self.children) if child.process]

@@ -78,7 +78,7 @@ def status(
     """Say how a registration is doing; the exit code is 0 whatever its outcome."""
     registration = open_client().status(registration_id)
     if as_json:
-        print_json(registration.as_result())
+        print_json({**registration.as_result(), "state": registration.state})
     else:
         print_registration(registration)
 

@@ -20,13 +20,14 @@ PERMANENT = re.compile(
 
 def leaked_keys(client: redis.Redis, prefix: str) -> list[str]:
     """Keys without an end that nothing which is still running needs."""
-    return sorted(
-        key
-        for key in client.scan_iter(f"{prefix}:*", count=1000)
-        if client.ttl(key) == -1
-        and not PERMANENT.fullmatch(key.removeprefix(prefix))
-        and not _belongs_to_a_running_registration(client, prefix, key)
-    )
+    keys = list(client.scan_iter(f"{prefix}:*", count=1000))
+    with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.ttl(key)
+        lifetimes = pipeline.execute()
+    endless = [key for key, ttl_s in zip(keys, lifetimes, strict=True) if ttl_s == -1]
+    undeclared = [key for key in endless if not PERMANENT.fullmatch(key.removeprefix(prefix))]
+    return sorted(key for key in undeclared if not _belongs_to_a_running_registration(client, prefix, key))
 
 
 def _belongs_to_a_running_registration(client: redis.Redis, prefix: str, key: str) -> bool:

@@ -130,9 +130,15 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+class _PlainConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the root of the commands: Rich would end with 1, which here means rejected."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is; made anew, because tests replace the streams."""
-    out = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    out = _PlainConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not out.is_terminal:
         out.width = _WIDTH_OF_A_FILE
     return out

@@ -57,7 +57,6 @@ def test_accept_whose_reply_was_lost_runs_twice_to_the_same_end(registry: Regist
         event.payload_digest(),
         idempotency.rpartition(":")[2],
         100,
-        1000,
         keys.server,
     ]
     answers = [scripts.call(registry.client, "accept", keys=keys_, args=args) for _ in range(2)]

@@ -335,6 +335,16 @@ def test_new_server_raises_ids_and_numbers(registry: Registry) -> None:
     assert registry.version().version == after.version
 
 
+def test_adapter_that_a_restored_server_forgot_gets_no_number_twice(registry: Registry) -> None:
+    """An adapter whose very first events were lost starts past the gap: its v1 may have been announced."""
+    registry.register(content="one")
+    registry.client.delete(registry.keys.numbers(BOT), registry.keys.versions(BASE), registry.keys.adapter(BOT))
+    registry.client.delete(registry.keys.aliases(BASE))
+    registry.forget_server()
+    registry.admit()
+    assert registry.register(content="two").version == registry.settings.number_gap + 1
+
+
 def test_admitting_the_same_server_again_changes_nothing(registry: Registry) -> None:
     """Several dispatchers admit one server once."""
     registry.register(content="one")

@@ -19,7 +19,8 @@ if redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[5]) then
   return {'full'}
 end
 
-local number = 0
+-- An adapter that this server does not know may be one that it forgot: it too starts past what may have been issued.
+local number = offset
 local last = redis.call('GET', KEYS[3])
 if last then
   local taken, taken_under = string.match(last, '^(%d+) (%d+)$')

@@ -389,3 +389,21 @@ def test_up_without_a_server_to_use_ends_with_4(tmp_path: Path) -> None:
     assert result.exit_code == 4
     assert "REDIS_UNAVAILABLE" in result.stderr
     assert "workers" not in result.stdout
+
+
+def test_an_interrupt_ends_quietly_with_130() -> None:
+    """Ctrl-C shows no traceback, while the libraries are still being imported included."""
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'lora_workers.cli.app':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from lora_workers.entry import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert result.returncode == 130
+    assert result.stderr == ""

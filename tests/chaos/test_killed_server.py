@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -29,9 +30,7 @@ def published(ended: dict[str, Registration]) -> list[Registration]:
     return [each for each in ended.values() if each.outcome is Outcome.PUBLISHED]
 
 
-def test_server_killed_and_restarted_under_load(
-    own_server: EmbeddedValkey, own_stack: Callable[..., Stack]
-) -> None:
+def test_server_killed_and_restarted_under_load(own_server: EmbeddedValkey, own_stack: Callable[..., Stack]) -> None:
     """SIGKILL of the server, twice, while all stages work: each event ends once, and every subscriber agrees."""
     stack = own_stack()
     start(stack)
@@ -49,13 +48,14 @@ def test_server_killed_and_restarted_under_load(
     ended = stack.wait_for(ids)
     assert len(published(ended)) == 80
     by_order = sorted(ended.values(), key=lambda each: (each.adapter, each.order))
-    for one, other in zip(by_order, by_order[1:], strict=False):
+    for one, other in itertools.pairwise(by_order):
         if one.adapter == other.adapter:
             assert one.version is not None
             assert other.version is not None
             assert one.version < other.version
     for number in range(10):
-        newest = max((each for each in ended.values() if each.adapter.name == f"adapter-{number}"), key=lambda e: e.order)
+        events = [each for each in ended.values() if each.adapter.name == f"adapter-{number}"]
+        newest = max(events, key=lambda each: each.order)
         assert stack.registry.version(f"adapter-{number}").registration_id == newest.id
     check_promises(stack, ended, follower=follower)
 

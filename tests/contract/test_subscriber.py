@@ -41,12 +41,15 @@ class Blocking:
 
     @property
     def view(self) -> CatalogView:
+        """See `Face`."""
         return self._face.view
 
     def poll(self) -> list[Update]:
+        """See `Face`."""
         return self._face.poll()
 
     def follow(self, count: int) -> list[Update]:
+        """See `Face`."""
         following = self._face.follow()
         found = [next(following) for _ in range(count)]
         following.close()
@@ -66,12 +69,15 @@ class Asyncio:
 
     @property
     def view(self) -> CatalogView:
+        """See `Face`."""
         return self._face.view
 
     def poll(self) -> list[Update]:
+        """See `Face`."""
         return self._runner.run(self._face.poll())
 
     def follow(self, count: int) -> list[Update]:
+        """See `Face`."""
         return self._runner.run(self._follow(count))
 
     async def _follow(self, count: int) -> list[Update]:
@@ -81,6 +87,7 @@ class Asyncio:
         return found
 
     def close(self) -> None:
+        """Close the connection and the loop."""
         self._runner.run(self._face.close())
         self._runner.close()
 
@@ -203,9 +210,7 @@ def test_new_generation_means_resync(registry: Registry, open_face: Open) -> Non
     assert face.view == registry.view()
 
 
-def test_subscriber_ahead_of_a_restored_server_loses_what_the_server_lost(
-    registry: Registry, open_face: Open
-) -> None:
+def test_subscriber_ahead_of_a_restored_server_loses_what_the_server_lost(registry: Registry, open_face: Open) -> None:
     """Versions that a restored server does not know are named as gone; the view equals the server's."""
     face = open_face()
     registry.register("a", content="one")

@@ -83,9 +83,7 @@ class Registry:
 
     def claim_when_due(self, stage: Stage, *, owner: str = "other", **options: Any) -> tuple[Lease, ...]:
         """The leases of the first claim that brings any."""
-        return wait_until(
-            lambda: self.claim(stage, owner=owner, **options), what=f"due work of {stage}", every_s=0.005
-        )
+        return wait_until(lambda: self.claim(stage, owner=owner, **options), what=f"due work of {stage}", every_s=0.005)
 
     def complete(self, lease: Lease) -> None:
         """What a stage before publish does with a good adapter."""

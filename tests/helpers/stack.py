@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
@@ -132,7 +133,7 @@ class Stack:
 
     def wait_for_slots(self) -> None:
         """Wait until every started worker consumes."""
-        wanted = {stage: 0 for stage in Stage}
+        wanted = dict.fromkeys(Stage, 0)
         for each in self.processes:
             if each.arguments[0] == "worker":
                 stages = each.arguments[each.arguments.index("--stages") + 1]
@@ -277,9 +278,7 @@ def check_promises(stack: Stack, ended: dict[str, Registration], *, follower: Fo
         assert catalog[name].registration_id == registration.id
         assert catalog[name].lora_int_id == registration.lora_int_id
     for messages in (stack.registry.log(),):
-        announced = [
-            json.loads(message)["subject"] for message in messages if "version.published" in message
-        ]
+        announced = [json.loads(message)["subject"] for message in messages if "version.published" in message]
         assert len(set(announced)) == len(announced), "a version was announced twice"
     if follower:
         check_same_catalog(stack, follower)
@@ -291,7 +290,7 @@ def check_same_catalog(stack: Stack, follower: Follower) -> None:
     assert lived == fresh
     assert fresh.versions == {each.field: each for each in stack.registry.catalog.select(base_model=BASE)}
     updates = follower.updates()
-    for before, after in zip(updates, updates[1:], strict=False):
+    for before, after in itertools.pairwise(updates):
         if not after["reset"]:
             assert after["generation"] == before["generation"]
             assert after["sequence"] == before["sequence"] + 1, "an announcement was skipped or came twice"

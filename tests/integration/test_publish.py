@@ -95,9 +95,7 @@ def test_alias_serves_the_newest_accepted_bytes(
 
 def test_every_order_of_four_ends_at_the_newest_bytes(registry: Registry) -> None:
     """All 24 orders of finishing X, Y, X, Z-like events: the alias serves the last accepted one's bytes."""
-    for number, (contents, order) in enumerate(
-        itertools.product(("XYXY", "XXYX"), itertools.permutations(range(4)))
-    ):
+    for number, (contents, order) in enumerate(itertools.product(("XYXY", "XXYX"), itertools.permutations(range(4)))):
         name = f"adapter-{number}"
         ids = [registry.submit(name, content=content) for content in contents]
         registry.publish_in_order(ids[place] for place in order)

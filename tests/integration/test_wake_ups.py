@@ -11,7 +11,7 @@ def test_a_burst_of_1000_events_sends_few_wake_ups(registry: Registry) -> None:
     """With one worker slot for each stage, 1,000 registrations pass all stages on a handful of messages."""
     for number in range(1000):
         registry.submit(f"adapter-{number % 10}", content=str(number))
-    sent = {stage: 0 for stage in Stage}
+    sent = dict.fromkeys(Stage, 0)
     sent[Stage.ALLOCATE] += registry.dispatch()
     for stage, following in zip(ORDER, [*ORDER[1:], None], strict=True):
         done, woken = 0, True

@@ -201,9 +201,7 @@ class Inbox:
                     raise
 
 
-def admit(
-    client: redis.Redis, settings: Settings, *, id_floor: int = 0, number_floor: int = 0
-) -> tuple[bool, str]:
+def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0, number_floor: int = 0) -> tuple[bool, str]:
     """Admit the server behind `client`, so that it may issue ids, numbers and sequences.
 
     Args:
@@ -220,7 +218,10 @@ def admit(
     """
     keys = Keys(settings.key_prefix)
     answer = scripts.call(
-        client, "admit", keys=[keys.server, keys.next_id], args=[settings.id_gap, id_floor, settings.number_gap, number_floor, keys.prefix]
+        client,
+        "admit",
+        keys=[keys.server, keys.next_id],
+        args=[settings.id_gap, id_floor, settings.number_gap, number_floor, keys.prefix],
     )
     return bool(answer[0]), str(answer[1])
 

@@ -24,6 +24,7 @@ from lora_registry.settings import Settings
 from lora_registry.stages import BATCH, STATE_AFTER, Stage, after
 
 _US_PER_S = 1_000_000
+_LIST_DEAD_LETTERS = "List them with `lora-registry dead-letters list`."
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Pulse:
     oldest_due_s: float
     since_claim_s: float | None
 
+    def is_stalled(self, timeout_s: float) -> bool:
+        """Whether work has been due for `timeout_s`, and nobody has claimed any or holds a lease."""
+        silent_s = self.oldest_due_s if self.since_claim_s is None else min(self.oldest_due_s, self.since_claim_s)
+        return self.due > 0 and self.leased == 0 and silent_s > timeout_s
+
 
 @dataclass(frozen=True)
 class DeadLetter:
@@ -98,7 +104,10 @@ class Ledger:
             if registration:
                 return registration
         kept_s = self._settings.retention_s
-        raise NotFound(f"no registration {registration_id[:100]!r}; finished ones are kept {kept_s} s")
+        raise NotFound(
+            f"no registration {registration_id[:100]!r}; finished ones are kept {kept_s} s",
+            remedy="Check the id; it is what `lora-registry register` printed.",
+        )
 
     def claim(self, stage: Stage, *, owner: str, limit: int | None = None, woken: bool = True) -> Claim:
         """Claim due registrations of `stage`, at most `limit` (default: the stage's batch).
@@ -297,7 +306,7 @@ class Ledger:
         """
         registration = self._registration(registration_id)
         if registration is None or registration.outcome is not Outcome.DEAD_LETTERED:
-            raise NotFound(f"{registration_id[:100]!r} is no dead letter")
+            raise NotFound(f"{registration_id[:100]!r} is no dead letter", remedy=_LIST_DEAD_LETTERS)
         return self._dead_letter(registration)
 
     def redrive(self, registration_id: str) -> None:
@@ -314,7 +323,7 @@ class Ledger:
             args=[self._keys.prefix, registration_id],
         )
         if not done:
-            raise NotFound(f"{registration_id[:100]!r} is no dead letter")
+            raise NotFound(f"{registration_id[:100]!r} is no dead letter", remedy=_LIST_DEAD_LETTERS)
 
     def _end_stage(
         self,

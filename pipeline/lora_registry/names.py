@@ -92,7 +92,10 @@ def check_base_name(base: str) -> str:
         InvalidName: it is not.
     """
     if len(base) > _BASE_LENGTH or not _BASE.fullmatch(base):
-        raise InvalidName(f"base model name {base[:100]!r} is not legal: letters, digits, '.', '_', '-' and '/' are")
+        raise InvalidName(
+            f"base model name {base[:100]!r} is not legal: letters, digits, '.', '_', '-' and '/' are",
+            remedy="Use a name like meta-llama/Llama-3.1-8B, at most 200 characters.",
+        )
     return base
 
 

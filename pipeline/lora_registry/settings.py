@@ -96,4 +96,5 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type] # pydantic checks them
     except ValidationError as error:
-        raise Configuration(f"LORA_REGISTRY_{describe_validation_error(error).upper()}") from error
+        field, _, reason = describe_validation_error(error).partition(": ")
+        raise Configuration(f"LORA_REGISTRY_{field.upper()}: {reason}") from error

@@ -13,6 +13,7 @@ from lora_registry.names import check_base_name
 from lora_registry.safetensors_header import Header, read_header
 
 _MOST_CONFIG_BYTES = 1 << 20
+_REMEDY = "Name a readable directory that holds the base model's config.json and *.safetensors files."
 
 
 def read_base_profile(name: str, directory: Path, *, also_known_as: Sequence[str] = ()) -> BaseProfile:
@@ -34,9 +35,9 @@ def read_base_profile(name: str, directory: Path, *, also_known_as: Sequence[str
             config = json.loads(file.read(_MOST_CONFIG_BYTES))
         weights = sorted(directory.glob("*.safetensors"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Rejected(f"{directory} is no readable base model: {error}") from error
+        raise Rejected(f"{directory} is no readable base model: {error}", remedy=_REMEDY) from error
     if not isinstance(config, dict) or not weights:
-        raise Rejected(f"{directory} is no base model: it takes a config.json and *.safetensors files")
+        raise Rejected(f"{directory} is no base model: it takes a config.json and *.safetensors files", remedy=_REMEDY)
     headers = [_read_file_header(path) for path in weights]
     return profile_from_headers(name, config, headers, source=str(directory), also_known_as=also_known_as)
 
@@ -45,7 +46,7 @@ def _read_file_header(path: Path) -> Header:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Rejected(f"{path} cannot be read: {error.strerror}") from error
+        raise Rejected(f"{path} cannot be read: {error.strerror}", remedy=_REMEDY) from error
     try:
         size = os.fstat(descriptor).st_size
         return read_header(lambda offset, length: os.pread(descriptor, length, offset), file_size_bytes=size)

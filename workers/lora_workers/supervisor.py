@@ -120,5 +120,4 @@ class Supervisor:
             pulse = self._ledger.pulse(stage)
         except RedisUnavailable:
             return False
-        silent_s = pulse.oldest_due_s if pulse.since_claim_s is None else min(pulse.oldest_due_s, pulse.since_claim_s)
-        return pulse.due > 0 and pulse.leased == 0 and silent_s > self._stall_timeout_s
+        return pulse.is_stalled(self._stall_timeout_s)

@@ -12,7 +12,7 @@ from lora_registry.registrations import Outcome
 from lora_registry.stages import ORDER
 from tests.helpers.adapters_on_disk import copy_adapter
 from tests.helpers.registry import BASE
-from tests.helpers.stack import ROOT, Stack, check_promises, environment_of
+from tests.helpers.stack import Stack, check_promises, environment_of
 
 PUBLISHERS, EVENTS = 8, 125
 
@@ -41,7 +41,7 @@ def test_1000_registrations_by_8_publishers(stack: Stack) -> None:
         ]
         jobs.write_text("\n".join(map(json.dumps, events)))
         command = [sys.executable, "-m", "tests.helpers.publishers", str(jobs), str(results)]
-        environment = {**os.environ, **environment_of(stack.settings), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **environment_of(stack.settings)}
         publishers.append((subprocess.Popen(command, env=environment), results))
     submitted = []
     for process, results in publishers:

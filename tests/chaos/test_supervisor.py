@@ -13,7 +13,7 @@ from lora_registry.registrations import Outcome
 from lora_registry.stages import ORDER
 from lora_workers import processes
 from lora_workers.supervisor import Child, Supervisor
-from tests.helpers.stack import ROOT, Stack, environment_of
+from tests.helpers.stack import Stack, environment_of
 from tests.helpers.waiting import wait_until
 
 STALL_TIMEOUT_S = 2.0
@@ -41,8 +41,9 @@ def supervise(stack: Stack) -> Iterator[Supervise]:
 def worker_child(stack: Stack) -> Child:
     """A worker of all stages."""
     command = [sys.executable, "-m", "tests.helpers.worker_process", "worker", "--directory", str(stack.notes)]
-    environment = environment_of(stack.settings) | {"PYTHONPATH": str(ROOT)}
-    return Child("worker", command, stages=ORDER, environment=environment, log=stack.directory / "worker.log")
+    return Child(
+        "worker", command, stages=ORDER, environment=environment_of(stack.settings), log=stack.directory / "worker.log"
+    )
 
 
 def wait_for_published(stack: Stack, supervisor: Supervisor, registration_id: str) -> None:

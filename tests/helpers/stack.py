@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -48,10 +49,11 @@ def make_settings(url: str, directory: Path, *, key_prefix: str = "{lora}", **ch
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The settings as a process reads them."""
+    """The environment of a process with these settings, which finds the same code as this one."""
     values = {name: str(value) for name, value in settings.model_dump().items() if value is not None}
     values["source_roots"] = ":".join(str(root) for root in settings.source_roots)
-    return {f"LORA_REGISTRY_{name.upper()}": value for name, value in values.items()}
+    named = {f"LORA_REGISTRY_{name.upper()}": value for name, value in values.items()}
+    return named | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
 @dataclass
@@ -230,7 +232,7 @@ class Stack:
         return started
 
     def _spawn(self, arguments: Sequence[str]) -> Popen[bytes]:
-        environment = environment_of(self.settings) | {"PYTHONPATH": str(ROOT)}
+        environment = environment_of(self.settings)
         command = [sys.executable, "-m", "tests.helpers.worker_process", *arguments]
         return processes.start(command, environment=environment, log=self._log)
 

@@ -32,9 +32,9 @@ _RATE_PER_S = 10.0
 def run(stand: Stand) -> list[Figure]:
     """Throughput of bursts, then latency at low load."""
     settings = stand.settings(_PREFIX)
-    stand.start("tests.benchmarks.our_process", "dispatcher", settings=settings)
+    stand.start("lora_workers", "dispatcher", settings=settings)
     for stage in ORDER:
-        stand.start("tests.benchmarks.our_process", stage.value, settings=settings)
+        stand.start("lora_workers", "worker", "--queues", stage.value, settings=settings)
     for queue in QUEUES:
         stand.start("tests.benchmarks.bare_pipeline", stand.url, queue)
     ours, bare = _Ours(stand), _Bare(stand)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import signal
+
 import pytest
 
 from lora_registry.registrations import Outcome
@@ -72,3 +75,42 @@ def test_redriven_dead_letter_is_published(stack: Stack) -> None:
     stack.registry.client.hset(stack.registry.keys.registration(dead), "labels", "{}")
     stack.registry.ledger.redrive(dead)
     assert stack.wait_for([dead])[dead].outcome is Outcome.PUBLISHED
+
+
+def test_processes_killed_at_random_while_everything_works(stack: Stack) -> None:
+    """SIGKILL of a random worker or dispatcher, 20 times under load: every event ends once, and subscribers agree."""
+    dice = random.Random(20)
+    stack.settings = stack.settings.model_copy(update={"max_attempts": 20})  # none is poison, however often it is hit
+    stack.dispatchers(2)
+    for stage in Stage:
+        stack.worker(stage)
+    victims = list(stack.processes)
+    follower = stack.follower()
+    ids = [stack.submit(f"adapter-{number % 12}") for number in range(200)]
+    for kill in range(20):
+        stack.wait_until(lambda kill=kill: ended_of(stack, ids) >= kill * 8, what=f"{kill * 8} outcomes")  # type: ignore[misc]
+        dice.choice(victims).kill()
+    ended = stack.wait_for(ids)
+    assert {each.outcome for each in ended.values()} == {Outcome.PUBLISHED}
+    for number in range(12):
+        events = [ended[each] for each in ids[number::12]]
+        assert [each.version for each in events] == list(range(1, len(events) + 1))
+        assert stack.registry.version(f"adapter-{number}").registration_id == events[-1].id
+    check_promises(stack, ended, follower=follower)
+
+
+def ended_of(stack: Stack, ids: list[str]) -> int:
+    """How many have an outcome."""
+    return sum(stack.client.status(each).outcome is not None for each in ids)
+
+
+def test_worker_told_to_stop_gives_back_what_it_cannot_finish(stack: Stack) -> None:
+    """SIGTERM while a stage works: the process ends, and its registration is published by another worker."""
+    stack.dispatchers()
+    worker = stack.worker()
+    held = stack.submit("support-bot", fault="hold:validate")
+    stack.wait_until(lambda: stack.times_worked_on(held, Stage.VALIDATE), what="the held one in validate")
+    worker.signal(signal.SIGTERM)
+    stack.wait_until(lambda: worker.exits, what="the worker's end and restart")
+    stack.release()
+    assert stack.wait_for([held])[held].outcome is Outcome.PUBLISHED

@@ -164,3 +164,15 @@ def test_unadmitted_server_accepts_nothing(registry: Registry) -> None:
         registry.submit()
     registry.admit()
     registry.submit()
+
+
+def test_dispatchers_that_are_gone_are_forgotten(registry: Registry) -> None:
+    """The group does not keep every dispatcher that ever ran; one with events still pending is kept."""
+    registry.submit()
+    registry.inbox.read("gone", block_s=0.001)  # makes the group
+    registry.inbox.read("holds", block_s=0.001)
+    registry.inbox.read("gone", block_s=0.001)
+    assert registry.inbox.forget_consumers(idle_s=-1) == 1
+    (entry,) = registry.inbox.take_over("alive", idle_s=0)
+    registry.inbox.dispatch(entry)
+    assert registry.inbox.waiting() == 0

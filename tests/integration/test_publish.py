@@ -13,6 +13,7 @@ from lora_registry import codes
 from lora_registry.announcements import CatalogView
 from lora_registry.catalog import AliasMode
 from lora_registry.errors import Conflict, LeaseLost, NotFound, Rejected, ServerNotAdmitted
+from lora_registry.inbox import admit
 from lora_registry.names import AdapterName
 from lora_registry.registrations import Outcome
 from lora_registry.stages import Stage
@@ -59,6 +60,25 @@ def test_ids_of_rejected_registrations_stay_unused(registry: Registry) -> None:
     registry.ledger.finish(leases[rejected], Outcome.REJECTED)
     assert registry.publish(leases[published]).lora_int_id == 2
     assert registry.register("c").lora_int_id == 3
+
+
+def test_ids_are_unique_among_workers_that_allocate_at_once(registry: Registry) -> None:
+    """Four workers allocate for 200 registrations: 200 ids, none twice, none skipped."""
+    ids = [registry.submit(f"adapter-{number}") for number in range(200)]
+    registry.dispatch()
+
+    def allocate(owner: str) -> None:
+        while leases := registry.claim(Stage.ALLOCATE, owner=owner, limit=5):
+            for lease in leases:
+                registry.complete(lease)
+
+    threads = [threading.Thread(target=allocate, args=(f"worker-{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    allocated = [registry.ledger.get(each).lora_int_id for each in ids]
+    assert sorted(each or 0 for each in allocated) == list(range(1, 201))
 
 
 # The rule of an adapter's own alias
@@ -383,6 +403,18 @@ def test_ids_and_numbers_stay_in_range_after_many_restarts(registry: Registry) -
     each = registry.submit()
     with pytest.raises(Rejected):
         registry.ledger.allocate(registry.advance(Stage.ALLOCATE)[each])
+
+
+def test_operators_floors_hold_on_a_server_that_is_known(registry: Registry) -> None:
+    """After a restore of an old backup the operator says what nodes have seen; ids and numbers go on past that."""
+    registry.register(content="one")
+    generation = registry.view().cursor.generation
+    admit(registry.client, registry.settings, id_floor=70_000, number_floor=5_000)
+    after = registry.register(content="two")
+    assert after.lora_int_id is not None
+    assert after.version is not None
+    assert (after.lora_int_id > 70_000, after.version > 5_000) == (True, True)
+    assert registry.view().cursor.generation != generation
 
 
 # What is announced

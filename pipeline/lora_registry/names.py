@@ -25,7 +25,7 @@ model, whether anyone asked for it or not. Source: vLLM 0.33.0, vllm/entrypoints
 """
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,95}", re.ASCII)
-_VERSION_WORD = re.compile(r"v[0-9]+", re.ASCII)
+_VERSION_WORD = re.compile(r"v[0-9]{1,95}", re.ASCII)  # no word is longer
 _BASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 _BASE_LENGTH: Final = 200
 

@@ -25,10 +25,13 @@ def supervise(stack: Stack) -> Iterator[Supervise]:
     """Starts children under a supervisor; kills them at the end."""
     made: list[Supervisor] = []
 
-    def start(*children: Child) -> Supervisor:
-        supervisor = Supervisor(children, ledger=stack.registry.ledger, stall_timeout_s=STALL_TIMEOUT_S)
+    def start(child: Child, *, stall_timeout_s: float = STALL_TIMEOUT_S) -> Supervisor:
+        supervisor = Supervisor([child], ledger=stack.registry.ledger, stall_timeout_s=stall_timeout_s)
         made.append(supervisor)
         supervisor.start()
+        if child.stages:
+            # A start that takes longer than the stall timeout of these tests would look like a stall.
+            wait_until(lambda: stack.registry.ledger.pulse(ORDER[-1]).slots, what="a worker that consumes")
         return supervisor
 
     yield start
@@ -63,7 +66,7 @@ def test_worker_that_exits_is_started_again(stack: Stack, supervise: Supervise, 
     """A worker that ended, by a crash or in order, is replaced, and work goes on."""
     stack.dispatchers()
     child = worker_child(stack)
-    supervisor = supervise(child)
+    supervisor = supervise(child, stall_timeout_s=60.0)
     wait_for_published(stack, supervisor, stack.submit("before"))
     assert child.process is not None
     child.process.send_signal(number)

@@ -82,7 +82,7 @@ class Keys:
         return f"{self.prefix}:catalog"
 
     def adapter(self, adapter: AdapterName) -> str:
-        """Hash: an adapter's base, its head (the newest decision about its own alias) and its published numbers."""
+        """Hash: an adapter's base, its head (the newest decision about its own alias), and `alias:…` for each alias."""
         return f"{self.catalog}:adapter:{adapter.qualified}"
 
     def versions(self, base_model: str) -> str:

@@ -39,10 +39,11 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a claim brought: leases to work on, and wake-ups to send to the same stage."""
+    """What a claim brought: leases to work on, wake-ups to send to the same stage, and whether yet more is due."""
 
     leases: tuple[Lease, ...]
     wake_ups: int
+    more_due: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,9 @@ class Ledger:
                 BATCH[stage],
             ],
         )
-        hashes = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply[1:]]
+        hashes = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply[2:]]
         leases = tuple(Lease(parse_registration(each), stage, int(each["epoch"]), owner) for each in hashes)
-        return Claim(leases, wake_ups=int(reply[0]))
+        return Claim(leases, wake_ups=int(reply[0]), more_due=bool(reply[1]))
 
     def allocate(self, lease: Lease) -> tuple[int, int]:
         """Get or allocate the registration's `lora_int_id` and version number under the admitted server.

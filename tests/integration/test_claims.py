@@ -8,6 +8,7 @@ import pytest
 
 from lora_registry import codes
 from lora_registry.errors import LeaseLost, NotFound, RedisUnavailable, Rejected, Transient
+from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease
 from lora_registry.registrations import Outcome
 from lora_registry.stages import BATCH, Stage
@@ -292,6 +293,7 @@ def test_one_bad_registration_in_a_batch_hurts_no_other(registry: Registry) -> N
         Stage.ALLOCATE,
         perform,
         ledger=registry.ledger,
+        keeper=LeaseKeeper(registry.ledger),
         wake=lambda stage, count: sent.append((stage, count)),
         owner="worker",
         budget_s=60,
@@ -316,7 +318,11 @@ def test_long_work_keeps_its_lease(registry: Registry) -> None:
             thieves.append(len(registry.claim(Stage.ALLOCATE, owner="thief", woken=False)))
         return {}
 
-    work(Stage.ALLOCATE, perform, ledger=registry.ledger, wake=lambda *_: None, owner="slow", budget_s=60)
+    keeper = LeaseKeeper(registry.ledger)
+    work(
+        Stage.ALLOCATE, perform, ledger=registry.ledger, keeper=keeper, wake=lambda *_: None, owner="slow", budget_s=60
+    )
+    keeper.close()
     assert set(thieves) == {0}
     assert registry.ledger.pulse(Stage.RESOLVE).due == 1
 
@@ -342,7 +348,9 @@ def test_server_away_while_working_loses_nothing(registry: Registry) -> None:
         claims += 1
         return {}
 
-    work(Stage.ALLOCATE, perform, ledger=Away(), wake=lambda *_: None, owner="w", budget_s=0)  # type: ignore[arg-type]
+    keeper = LeaseKeeper(registry.ledger)
+    work(Stage.ALLOCATE, perform, ledger=Away(), keeper=keeper, wake=lambda *_: None, owner="w", budget_s=0)  # type: ignore[arg-type]
+    keeper.close()
     assert claims == 1
     (lease,) = registry.with_settings(lease_s=60.0).claim_when_due(Stage.ALLOCATE)
     assert lease.registration.id == each

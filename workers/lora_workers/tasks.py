@@ -14,6 +14,7 @@ from celery import Celery
 
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
+from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
@@ -47,6 +48,7 @@ class Station:
             stage,
             self._around(stage, self._perform[stage]),
             ledger=self._ledger,
+            keeper=self._keeper,
             wake=self._wake,
             owner=self._owner,
             budget_s=_BUDGET_S,
@@ -67,6 +69,10 @@ class Station:
     @cached_property
     def _ledger(self) -> Ledger:
         return Ledger(self._client, self._settings)
+
+    @cached_property
+    def _keeper(self) -> LeaseKeeper:
+        return LeaseKeeper(self._ledger)
 
     @cached_property
     def _catalog(self) -> Catalog:

@@ -81,7 +81,7 @@ def _on_child_start(**_: Any) -> None:
 class _Slots:
     """Tells the ledger, as long as the worker lives, how many claims it can work on at once.
 
-    A Celery worker can outlive a restart of its broker and consume nothing. So when a stage's due work is not claimed by
+    A Celery worker can outlive a restart of its broker and consume nothing. So when due work is not claimed by
     anybody, the process ends, and whoever supervises it starts a new one.
     """
 

@@ -35,9 +35,8 @@ class LeaseKeeper:
         try:
             yield
         finally:
-            with self._changed:
-                for lease in leases:
-                    self._held.pop(lease.registration.id, None)
+            for lease in leases:
+                self._let_go(lease)
 
     def close(self) -> None:
         """End the thread."""
@@ -49,8 +48,13 @@ class LeaseKeeper:
                 held = tuple(self._held.values())
             for lease in held:
                 if not self._renew(lease):
-                    with self._changed:
-                        self._held.pop(lease.registration.id, None)
+                    self._let_go(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        with self._changed:
+            # By now a later lease on the same registration, in its next stage, may be held.
+            if self._held.get(lease.registration.id) == lease:
+                del self._held[lease.registration.id]
 
     def _renew(self, lease: Lease) -> bool:
         try:

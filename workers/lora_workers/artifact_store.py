@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,6 +23,7 @@ from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Fi
 from lora_registry.errors import NotFound, Transient
 from lora_registry.findings import Finding
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _STALE_STAGING_S = 86_400.0
 _READ_ONLY_FILE = 0o444
 _READ_ONLY_DIRECTORY = 0o555
@@ -101,7 +103,7 @@ class LocalArtifactStore:
             NotFound: the store has no such artifact.
         """
         directory = self._root / "sha256" / digest.removeprefix("sha256:")
-        if "/" in digest or not directory.is_dir():
+        if not _DIGEST.fullmatch(digest) or not directory.is_dir():
             raise NotFound(f"the store has no artifact {digest[:80]}")
         return directory
 
@@ -120,15 +122,18 @@ class LocalArtifactStore:
 
         Returns:
             Number of directories removed.
+
+        Raises:
+            Transient: the file system cannot do it now.
         """
-        stale = [
-            directory
-            for directory in (self._root / "staging").iterdir()
-            if time.time() - directory.stat().st_mtime > older_than_s
-        ]
-        for directory in stale:
-            shutil.rmtree(directory, ignore_errors=True)
-        return len(stale)
+        removed = 0
+        with _file_system_errors():
+            for directory in list((self._root / "staging").iterdir()):
+                with suppress(FileNotFoundError):  # another worker was faster
+                    if time.time() - directory.stat().st_mtime > older_than_s:
+                        shutil.rmtree(directory, ignore_errors=True)
+                        removed += 1
+        return removed
 
 
 def _sync(path: Path, *, mode: int | None = None) -> None:

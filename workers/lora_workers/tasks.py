@@ -58,6 +58,7 @@ class Station:
     def _perform(self) -> dict[Stage, Perform]:
         ledger, catalog, settings = self._ledger, self._catalog, self._settings
         source, store = open_sources(settings), LocalArtifactStore(settings.artifact_store)
+        store.remove_stale_staging()
         rank = settings.max_lora_rank
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),

@@ -226,17 +226,22 @@ def test_subscriber_ahead_of_a_restored_server_loses_what_the_server_lost(regist
     assert face.view == registry.view()
 
 
-def snapshot_catalog(registry: Registry) -> dict[str, dict[str, str]]:
-    """The hashes of the catalog of the base model, as a backup would have them."""
-    keys = registry.keys
-    return {key: registry.client.hgetall(key) for key in (keys.versions(BASE), keys.aliases(BASE), keys.sequences)}
+def snapshot_catalog(registry: Registry) -> list[str]:
+    """Copy what a backup would hold: the catalog and the log."""
+    prefix = registry.settings.key_prefix
+    parts = [*registry.client.scan_iter(f"{prefix}:catalog:*"), *registry.client.scan_iter(f"{prefix}:log:*")]
+    for key in parts:
+        registry.client.copy(key, key.replace(prefix, f"backup-of-{prefix}"))
+    return parts
 
 
-def restore_catalog(registry: Registry, saved: dict[str, dict[str, str]]) -> None:
+def restore_catalog(registry: Registry, saved: list[str]) -> None:
     """Put the backup in place of what is there."""
-    for key, fields in saved.items():
-        registry.client.delete(key)
-        registry.client.hset(key, mapping=fields)
+    prefix = registry.settings.key_prefix
+    now = [*registry.client.scan_iter(f"{prefix}:catalog:*"), *registry.client.scan_iter(f"{prefix}:log:*")]
+    registry.client.delete(*now)
+    for key in saved:
+        registry.client.rename(key.replace(prefix, f"backup-of-{prefix}"), key)
 
 
 def test_kinds_of_the_future_are_skipped(registry: Registry, open_face: Open) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lora_registry.errors import LeaseLost, Transient
+from lora_registry.errors import LeaseLost, RegistryError
 from lora_registry.ledger import Lease, Ledger
+
+logger = logging.getLogger(__name__)
 
 
 class LeaseKeeper:
@@ -61,6 +64,6 @@ class LeaseKeeper:
             self._ledger.renew(lease)
         except LeaseLost:
             return False
-        except Transient:
-            pass  # the next round tries again; the lease is longer than three of them
+        except RegistryError as error:  # the next round tries again; the lease is longer than three of them
+            logger.info("the lease on %s was not renewed: %s", lease.registration.id, error)
         return True

@@ -130,3 +130,5 @@ def _record(lease: Lease, write: Callable[..., object], *arguments: object) -> N
     except RegistryError as error:
         # Nothing is lost: the lease runs out, and the registration is due again.
         logger.warning("%s: %s could not be recorded: %s", lease.stage, lease.registration.id, error)
+    except Exception:  # the boundary, as above; what cannot be recorded must not hurt the rest of the batch either
+        logger.exception("%s: %s could not be recorded", lease.stage, lease.registration.id)

@@ -229,6 +229,24 @@ def test_result_that_cannot_be_written_stays_leased() -> None:
     assert set(ledger.held) == {"reg_1", "reg_2", "reg_3"}
 
 
+@pytest.mark.parametrize("fault", [Rejected("no"), Transient("later"), ZeroDivisionError("a bug")])
+def test_outcome_that_cannot_even_be_recorded_hurts_no_other(fault: Exception) -> None:
+    """A bug in the recording of one leaves it to its lease; the rest of the batch is worked on."""
+
+    class FaultyLedger(MemoryLedger):
+        def finish(self, lease: Lease, outcome: Outcome, findings: tuple[Finding, ...] = ()) -> None:
+            raise UnicodeError("findings that are no text")
+
+        def fail(self, lease: Lease, error: Exception) -> bool:
+            raise UnicodeError("an error that is no text")
+
+    ledger = FaultyLedger()
+    ledger.add(Stage.ALLOCATE, "reg_1", "reg_2", "reg_3")
+    assert run(ledger, raising({"reg_2": fault})) == 3
+    assert set(ledger.results) == {"reg_1", "reg_3"}
+    assert set(ledger.held) == {"reg_2"}
+
+
 def test_server_that_is_away_at_the_claim_ends_the_work() -> None:
     """There is nothing to do for now; what was done before it went away is still announced to the next stage."""
     ledger, wake = MemoryLedger(), Wakes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import pytest
 
@@ -10,8 +11,10 @@ from lora_registry import codes, errors
 from lora_registry.adapter_config import ConfigError
 from lora_registry.base_profile import BaseProfileError
 from lora_registry.safetensors_header import HeaderError
+from lora_workers.extras import MissingExtra
 
-BESIDE_WHAT_RAISES_THEM = {ConfigError, BaseProfileError, HeaderError}
+BESIDE_WHAT_RAISES_THEM: set[type[errors.RegistryError]] = {ConfigError, BaseProfileError, HeaderError}
+OF_THE_WORKERS: set[type[errors.RegistryError]] = {MissingExtra}
 
 
 def all_kinds(root: type[errors.RegistryError] = errors.RegistryError) -> list[type[errors.RegistryError]]:
@@ -52,7 +55,20 @@ def test_codes_and_remedies_are_stable_and_distinct() -> None:
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    """Every error class appears in the module's drawing."""
-    drawing = errors.__doc__ or ""
-    drawn = set(all_kinds()) - BESIDE_WHAT_RAISES_THEM
-    assert [kind.__name__ for kind in drawn if kind.__name__ not in drawing] == []
+    """Every error class of the package is drawn, those of other modules included, and nothing else is."""
+    tree = (errors.__doc__ or "").partition("\n\n")[2].partition("The docstring of a class")[0]
+    kinds = {kind.__name__ for kind in all_kinds() if kind not in OF_THE_WORKERS}
+    assert set(re.findall(r"\b[A-Z]\w+", tree)) == kinds
+
+
+def test_every_other_error_is_in_the_one_module() -> None:
+    """Errors are where they can be found; those beside what raises them are known by name."""
+    elsewhere = {kind for kind in all_kinds() if kind.__module__ != errors.__name__}
+    assert elsewhere == BESIDE_WHAT_RAISES_THEM | OF_THE_WORKERS
+
+
+def test_own_attributes_survive_pickle() -> None:
+    """A remedy that was given for this one error is not exchanged for its class's."""
+    again = pickle.loads(pickle.dumps(errors.NotFound("no", remedy="Look elsewhere.")))
+    assert (again.message, again.remedy) == ("no", "Look elsewhere.")
+    assert errors.NotFound("no").remedy == errors.NotFound.remedy != "Look elsewhere."

@@ -154,7 +154,7 @@ def _adapter_name(segments: list[str]) -> str | None:
     return None
 
 
-def unknown_name(subject: str, name: str, known: Callable[[str], bool], *, num_layers: int) -> Finding:
+def unknown_name(subject: str, name: str, known: Callable[[str], object], *, num_layers: int) -> Finding:
     """The finding for a module or parameter that the base model does not have; it says which mistake that is.
 
     Args:

@@ -19,6 +19,7 @@ from lora_registry.compatibility import check_compatibility
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding, has_error
 from lora_registry.ledger import Lease
+from lora_registry.module_patterns import CompilePattern
 from lora_registry.registrations import dump_findings
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedSource, Source
@@ -53,7 +54,13 @@ class ArtifactStore(Protocol):
 
 
 def validate(
-    lease: Lease, *, catalog: Catalog, source: Source, store: ArtifactStore, max_lora_rank: int
+    lease: Lease,
+    *,
+    catalog: Catalog,
+    source: Source,
+    store: ArtifactStore,
+    max_lora_rank: int,
+    compile_pattern: CompilePattern | None = None,
 ) -> dict[str, str | int]:
     """Judge the pinned adapter against its base model and keep it as an artifact.
 
@@ -70,7 +77,7 @@ def validate(
     pinned = PinnedSource.from_json(registration.fields["pinned"])
     with store.stage() as staged:
         raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
-        config = parse_adapter_config(raw_config)
+        config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
         weights = source.copy(pinned.weights, staged.weights_path)
         findings = tuple(_judge(config, read_staged_header(staged.weights_path), base, max_lora_rank))
         if findings:

@@ -35,7 +35,7 @@ _CONV1D_NAMES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 _EMBEDDING_NAMES = {
     "embed_tokens", "wte", "wpe", "embed_positions", "word_embeddings", "embed_in", "shared",
     "tok_embeddings", "tokens_embed", "positions_embed", "position_embeddings", "token_type_embeddings",
-    "relative_attention_bias",
+    "relative_attention_bias", "position_embedding",
 }  # fmt: skip
 _TOKEN_EMBEDDINGS = (
     "embed_tokens",
@@ -95,7 +95,7 @@ def profile_from_headers(
     if running is None:
         running, disk = _model_of_headers(shapes, config, model_type, architecture)
     else:
-        disk = _checked(shapes, running, model_type)
+        disk = _checked(shapes, running, config)
     embedding = running.modules.get(running.input_embedding)
     if embedding is None:
         raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, message="The model has no embedding of input tokens.")
@@ -202,8 +202,9 @@ def _model_of_headers(
     disk, experts = _stacked_experts(modules)
     for module in disk:
         del modules[module]
-    if named.keys() != shapes.keys() and isinstance(config.get("text_config"), dict):
-        disk.update(_sorted_shapes(shapes, model_type)[0])
+    if _is_composite(config) or any(_renamed(key) != key for key in shapes):
+        stored, _ = _sorted_shapes(shapes, model_type)
+        disk |= {name: shape for name, shape in stored.items() if name not in modules}
     embedding = _input_embedding(modules)
     tied = _add_tied_head(modules, embedding, config, architecture)
     head = next((name for name in _HEADS if name in modules), "")
@@ -214,19 +215,26 @@ def _model_of_headers(
 
 def _running_names(shapes: dict[str, Shape], config: dict[str, Any], architecture: str) -> dict[str, Shape]:
     """Names as in the running model: weights saved from the inner model lack the outer one's first segment."""
-    if any(isinstance(config.get(part), dict) for part in ("text_config", "vision_config")):
+    if _is_composite(config):
         if not any(key.startswith(_LANGUAGE_MODEL) for key in shapes):
             raise BaseProfileError.of(codes.BASE_ARCHITECTURE_UNSUPPORTED, "text_config")
         return {_composite_name(key): shape for key, shape in shapes.items()}
     if architecture.endswith("Model") and not architecture.endswith(_HEADED):
         return shapes
     if not any(key.partition(".")[0] in _OUTER_NAME for key in shapes):
-        return shapes
+        return {_renamed(key): shape for key, shape in shapes.items()}
     outer = next(_OUTER_NAME[first] for key in shapes if (first := key.partition(".")[0]) in _OUTER_NAME)
     return {
         key if key.startswith(("lm_head.", "score.", "classifier.", "embed_out.")) else f"{outer}.{key}": shape
         for key, shape in shapes.items()
     }
+
+
+def _renamed(key: str) -> str:
+    """A name that transformers changed in version 5. Source: transformers/conversion_mapping.py (5.23.0)."""
+    if key.startswith("embed_out."):
+        return f"lm_head.{key.removeprefix('embed_out.')}"
+    return key.replace(".block_sparse_moe.", ".mlp.")
 
 
 def _composite_name(key: str) -> str:
@@ -269,8 +277,7 @@ def _stacked_experts(modules: dict[str, ModuleShape]) -> tuple[dict[str, ModuleS
         if match is None:
             continue
         single[module] = shape
-        container = match[1].replace(".block_sparse_moe.", ".mlp.")
-        number, down = int(match[2]) + 1, match[3] in ("w2", "down_proj")
+        container, number, down = match[1], int(match[2]) + 1, match[3] in ("w2", "down_proj")
         name = f"{container}.{'down_proj' if down else 'gate_up_proj'}"
         earlier = stacked.get(name)
         out = shape.out_features if down else 2 * shape.out_features
@@ -281,7 +288,7 @@ def _stacked_experts(modules: dict[str, ModuleShape]) -> tuple[dict[str, ModuleS
     return single, {name: stacked[name] for name in ordered}
 
 
-def _checked(shapes: dict[str, Shape], running: RunningModel, model_type: str) -> dict[str, ModuleShape]:
+def _checked(shapes: dict[str, Shape], running: RunningModel, config: dict[str, Any]) -> dict[str, ModuleShape]:
     """The modules that only the files name so.
 
     Raises:
@@ -298,11 +305,21 @@ def _checked(shapes: dict[str, Shape], running: RunningModel, model_type: str) -
                 actual=list(shape),
             )
     head = running.output_embedding.rpartition(".")[2]
-    if shapes and head and not running.tied and not any(key.endswith(f"{head}.weight") for key in shapes):
+    stored = tuple(f"{name}.weight" for name in (head, *_HEADS))
+    if shapes and head and not running.tied and not any(key.endswith(stored) for key in shapes):
         message = "The output head has no weight and is not tied to the embedding; a weights' file may be missing."
         raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, f"{running.output_embedding}.weight", message)
-    modules, _ = _sorted_shapes(shapes, model_type)
-    return {name: shape for name, shape in modules.items() if f"{name}.weight" not in profile}
+    modules, _ = _sorted_shapes(shapes, config["model_type"])
+    outer = () if _is_composite(config) else {name.partition(".")[0] for name in running.modules}
+    return {
+        name: shape
+        for name, shape in modules.items()
+        if f"{name}.weight" not in profile and not any(f"{first}.{name}.weight" in profile for first in outer)
+    }
+
+
+def _is_composite(config: dict[str, Any]) -> bool:
+    return any(isinstance(config.get(part), dict) for part in ("text_config", "vision_config"))
 
 
 def _kind(last_segment: str, model_type: str) -> ModuleKind:

@@ -101,7 +101,7 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
     targets, ranks = select_targets(config, base), config.ranks()
     wrapped = wrap_parameters(config, base, targets)
     yield from wrapped.findings
-    saved, applied = saved_names(config), 0
+    saved, applied = saved_names(config, base), 0
     for name, roles in tensors.lora.items():
         parameter = wrapped.by_name.get(name)
         if parameter is not None:

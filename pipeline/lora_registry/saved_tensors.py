@@ -23,9 +23,14 @@ from lora_registry.tensor_roles import PREFIX, SortedTensors, unknown_name
 
 def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
     """Check every tensor that is not part of a LoRA pair."""
-    saved = saved_names(config)
+    saved = saved_names(config, base)
     for parameter, entry in tensors.whole.items():
         yield from _check_whole(config, base, tensors, parameter, entry)
+    for parameter, entry in tensors.shadows:
+        if config.bias != "all" or not _is_saved(parameter, saved):
+            yield codes.TENSOR_ADAPTER_NAME.finding(entry.name, expected=f"{PREFIX}{parameter}")
+        elif entry.shape != base.parameter_shape(parameter):
+            yield codes.SHAPE_MISMATCH.finding(entry.name, actual=list(entry.shape))
     if saved:
         yield from _saved_in_part(saved, base, tensors)
     for module, entry in tensors.copies.items():
@@ -41,7 +46,7 @@ def _check_whole(
     if shape is None:
         yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
                            num_layers=base.num_layers)  # fmt: skip
-    elif not _is_saved(parameter, saved_names(config)) and not _is_trained_bias(config, tensors, parameter):
+    elif not _is_saved(parameter, saved_names(config, base)) and not _is_trained_bias(config, tensors, parameter):
         yield codes.TENSOR_UNANNOUNCED.finding(
             entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
         )

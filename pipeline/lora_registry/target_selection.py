@@ -24,9 +24,12 @@ _FUSED_QWEN = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_pro
 _ROUTER = "gate"
 
 
-def saved_names(config: AdapterConfig) -> tuple[str, ...]:
-    """The endings of the modules that are saved whole, those of the task included."""
-    return config.modules_to_save + _TASK_HEADS.get(config.task_type, ())
+def saved_names(config: AdapterConfig, base: BaseProfile) -> tuple[str, ...]:
+    """The endings of the modules that are saved whole, those of the task and of tied embeddings included."""
+    names = config.modules_to_save + _TASK_HEADS.get(config.task_type, ())
+    if config.ensure_weight_tying and base.tied and _names_embedding(config.modules_to_save):
+        return (*names, base.input_embedding, base.output_embedding)
+    return names
 
 
 class TargetNames:
@@ -98,7 +101,7 @@ def select_targets(config: AdapterConfig, base: BaseProfile) -> TargetNames:
     return TargetNames(
         targets,
         excluded=excluded,
-        saved=saved_names(config),
+        saved=saved_names(config, base),
         layers=config.layers_to_transform,
         layer_parents=config.layers_pattern,
     )

@@ -61,7 +61,10 @@ def test_fitting_adapters_have_no_findings() -> None:
 def test_adapters_that_peft_wrote(folder: str, codes: list[str]) -> None:
     """What PEFT saves for the tiny base fits it; what it saved for another base does not."""
     raw = (PAYLOADS / folder / "adapter_config.json").read_bytes()
-    config = parse_adapter_config(raw, compile_pattern=linear_time_patterns())
+    patterns = linear_time_patterns()
+    if folder == "regex_target" and patterns is None:
+        pytest.skip("google-re2 is not installed")
+    config = parse_adapter_config(raw, compile_pattern=patterns)
     header = header_of((PAYLOADS / folder / "adapter_model.safetensors").read_bytes())
     assert codes_of(check_compatibility(config, header, make_base())) == codes
 

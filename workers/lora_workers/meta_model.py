@@ -50,7 +50,9 @@ def _on_meta(fields: dict[str, Any]) -> Any | None:
         return None
     config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
     with torch.device("meta"):
-        return built(config)
+        model = built(config)
+    model.tie_weights()
+    return model
 
 
 def _shapes(model: Any) -> RunningModel:

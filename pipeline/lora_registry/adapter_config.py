@@ -46,7 +46,7 @@ _WITHOUT_EFFECT = {
     "inference_mode", "peft_version", "revision", "megatron_core", "loftq_config",
     "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
 }  # fmt: skip
-_TASKS = ("", "SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+_TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 _INITIALISATIONS = re.compile(
     r"|gaussian|eva|olora|pissa|pissa_niter_\d{1,4}|corda|loftq|orthogonal|lora_ga|mica", re.IGNORECASE
 )
@@ -204,7 +204,7 @@ def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:
         use_rslora=reader.flag("use_rslora"),
         use_dora=reader.flag("use_dora"),
         lora_bias=reader.flag("lora_bias"),
-        bias=reader.choice("bias", ("none", "all", "lora_only")),
+        bias=reader.choice("bias", ("none", "all", "lora_only"), default="none"),
         modules_to_save=reader.literal_names("modules_to_save", at_most=MAX_SAVED_MODULES),
         layers_to_transform=reader.integers("layers_to_transform"),
         layers_pattern=reader.names("layers_pattern"),
@@ -215,7 +215,7 @@ def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:
         layer_replication=reader.ranges("layer_replication"),
         init_lora_weights=reader.initialisation("init_lora_weights"),
         alora_invocation_tokens=reader.integers("alora_invocation_tokens"),
-        task_type=reader.choice("task_type", _TASKS),
+        task_type=reader.choice("task_type", _TASKS, default=""),
         lora_dropout=reader.optional_number("lora_dropout"),
         ensure_weight_tying=reader.flag("ensure_weight_tying"),
         unknown_fields=tuple(sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])),
@@ -329,12 +329,13 @@ class _FieldReader:
         self._note(name, "a text", value)
         return ""
 
-    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
+    def choice(self, name: str, allowed: tuple[str, ...], *, default: str) -> str:
         value = self._fields.get(name)
-        if value is None or (isinstance(value, str) and value in allowed):
-            return value or allowed[0]
-        self._note(name, " or ".join(allowed), value)
-        return allowed[0]
+        if isinstance(value, str) and value in allowed:
+            return value
+        if value is not None:
+            self._note(name, " or ".join(allowed), value)
+        return default
 
     def names(self, name: str, *, at_most: int = MAX_LIST_ENTRIES) -> tuple[str, ...]:
         value = self._fields.get(name)

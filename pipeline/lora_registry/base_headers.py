@@ -115,7 +115,7 @@ def profile_from_headers(
         input_embedding=running.input_embedding,
         output_embedding=running.output_embedding,
         tied=running.tied,
-        dtype=_usual_dtype(on_disk),
+        dtype=_usual_dtype([on_disk[key] for key in shapes if key in on_disk] or list(on_disk.values())),
         quantization=quantization_method(config),
         tokenizer_digest=tokenizer_digest,
         tokenizer_size=tokenizer_size,
@@ -351,9 +351,9 @@ def _add_tied_head(modules: dict[str, ModuleShape], embedding: str, config: dict
     return True
 
 
-def _usual_dtype(entries: dict[str, TensorEntry]) -> str:
+def _usual_dtype(entries: Sequence[TensorEntry]) -> str:
     """The dtype of most matrices; that of most other tensors where all matrices are packed."""
-    floating = [entry for entry in entries.values() if entry.dtype in _FLOATS]
+    floating = [entry for entry in entries if entry.dtype in _FLOATS]
     dtypes = [entry.dtype for entry in floating if len(entry.shape) == 2] or [entry.dtype for entry in floating]
     return max(sorted(set(dtypes)), key=dtypes.count) if dtypes else ""
 

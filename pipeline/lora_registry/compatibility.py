@@ -79,6 +79,9 @@ def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
         yield codes.BASE_NAME_ABSENT.finding("base_model_name_or_path", expected=base.name)
     elif declared not in _names_of(base):
         yield codes.BASE_NAME_DIFFERS.finding("base_model_name_or_path", expected=base.name, actual=declared[:200])
+    if config.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and not base.output_embedding:
+        message = "PEFT loads an adapter of this task on a model that generates text only."
+        yield codes.CONFIG_FIELD_INVALID.finding("task_type", message, actual=config.task_type)
     if config.lora_alpha <= 0:
         yield codes.ALPHA_NOT_POSITIVE.finding("lora_alpha", actual=config.lora_alpha)
     for pattern, alpha in config.alpha_pattern.items():

@@ -17,15 +17,15 @@ from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile
 from lora_registry.findings import Finding
 from lora_registry.safetensors_header import TensorEntry
-from lora_registry.target_selection import saved_names
+from lora_registry.target_selection import TargetNames, saved_names, select_targets
 from lora_registry.tensor_roles import PREFIX, SortedTensors, unknown_name
 
 
 def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
     """Check every tensor that is not part of a LoRA pair."""
-    saved = saved_names(config, base)
+    saved, targets = saved_names(config, base), select_targets(config, base)
     for parameter, entry in tensors.whole.items():
-        yield from _check_whole(config, base, tensors, parameter, entry)
+        yield from _check_whole(config, base, targets, parameter, entry)
     for parameter, entry in tensors.shadows:
         if config.bias != "all" or not _is_saved(parameter, saved):
             yield codes.TENSOR_ADAPTER_NAME.finding(entry.name, expected=f"{PREFIX}{parameter}")
@@ -40,27 +40,28 @@ def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors
 
 
 def _check_whole(
-    config: AdapterConfig, base: BaseProfile, tensors: SortedTensors, parameter: str, entry: TensorEntry
+    config: AdapterConfig, base: BaseProfile, targets: TargetNames, parameter: str, entry: TensorEntry
 ) -> Iterator[Finding]:
     shape = base.parameter_shape(parameter)
     if shape is None:
         yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
                            num_layers=base.num_layers)  # fmt: skip
-    elif not _is_saved(parameter, saved_names(config, base)) and not _is_trained_bias(config, tensors, parameter):
+    elif not _is_saved(parameter, saved_names(config, base)) and not _is_trained_bias(config, targets, parameter):
         yield codes.TENSOR_UNANNOUNCED.finding(
             entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
         )
     elif entry.shape != shape:
         yield codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
     else:
-        yield from _check_bias_name(tensors, parameter, entry)
+        yield from _check_bias_name(base, targets, parameter, entry)
 
 
-def _check_bias_name(tensors: SortedTensors, parameter: str, entry: TensorEntry) -> Iterator[Finding]:
-    """A module with a LoRA has its own bias in base_layer, and only such a module has."""
+def _check_bias_name(base: BaseProfile, targets: TargetNames, parameter: str, entry: TensorEntry) -> Iterator[Finding]:
+    """A module that is targeted has its own bias in base_layer, and only such a module has."""
     module, _, last = parameter.rpartition(".")
     if last == "bias":
-        expected = f"{PREFIX}{module}.base_layer.bias" if module in tensors.lora else f"{PREFIX}{parameter}"
+        wrapped = module in base.modules and module in targets
+        expected = f"{PREFIX}{module}.base_layer.bias" if wrapped else f"{PREFIX}{parameter}"
         if entry.name != expected:
             yield codes.TENSOR_WITHOUT_EFFECT.finding(entry.name, expected=expected, actual=entry.name)
 
@@ -79,11 +80,11 @@ def _is_saved(parameter: str, saved: tuple[str, ...]) -> bool:
     return False
 
 
-def _is_trained_bias(config: AdapterConfig, tensors: SortedTensors, parameter: str) -> bool:
+def _is_trained_bias(config: AdapterConfig, targets: TargetNames, parameter: str) -> bool:
     module, _, last = parameter.rpartition(".")
     if last != "bias":
         return False
-    return config.bias == "all" or (config.bias == "lora_only" and module in tensors.lora)
+    return config.bias == "all" or (config.bias == "lora_only" and module in targets)
 
 
 def _saved_in_part(saved: tuple[str, ...], base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_registry.adapter_config import AdapterConfig, parse_adapter_config
-from lora_registry.base_profile import BaseProfile, profile_from_headers
+from lora_registry.base_headers import profile_from_headers
+from lora_registry.base_profile import BaseProfile
 from lora_registry.compatibility import check_compatibility
 from lora_registry.findings import Finding, Severity
 from lora_registry.safetensors_header import DTYPE_BYTES, Header, read_header

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from lora_registry import codes
@@ -19,9 +20,14 @@ from lora_registry.compatibility import check_compatibility
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding, has_error
 from lora_registry.ledger import Lease
+from lora_registry.module_patterns import CompilePattern
 from lora_registry.registrations import dump_findings
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedSource, Source
+from lora_registry.tokenizer_maps import check_tokenizer, read_tokenizer
+
+MAX_TOKENIZER_BYTES = 1 << 26
+"""The largest file of a tokenizer that is compared; those of a quarter of a million tokens have 35 MB."""
 
 
 class Staged(Protocol):
@@ -53,7 +59,13 @@ class ArtifactStore(Protocol):
 
 
 def validate(
-    lease: Lease, *, catalog: Catalog, source: Source, store: ArtifactStore, max_lora_rank: int
+    lease: Lease,
+    *,
+    catalog: Catalog,
+    source: Source,
+    store: ArtifactStore,
+    max_lora_rank: int,
+    compile_pattern: CompilePattern | None = None,
 ) -> dict[str, str | int]:
     """Judge the pinned adapter against its base model and keep it as an artifact.
 
@@ -70,9 +82,10 @@ def validate(
     pinned = PinnedSource.from_json(registration.fields["pinned"])
     with store.stage() as staged:
         raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
-        config = parse_adapter_config(raw_config)
+        config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
         weights = source.copy(pinned.weights, staged.weights_path)
-        findings = tuple(_judge(config, read_staged_header(staged.weights_path), base, max_lora_rank))
+        header = read_staged_header(staged.weights_path)
+        findings = (*_judge(config, header, base, max_lora_rank), *_judge_tokenizer(pinned, source, base))
         if findings:
             store.keep_report(registration.id, findings)
         if has_error(findings):
@@ -105,6 +118,23 @@ def _judge(config: AdapterConfig, header: Header, base: BaseProfile, max_lora_ra
     if largest > max_lora_rank:
         yield codes.RANK_TOO_LARGE.finding("r", expected=f"at most {max_lora_rank}", actual=largest)
     yield from check_compatibility(config, header, base)
+
+
+def _judge_tokenizer(pinned: PinnedSource, source: Source, base: BaseProfile) -> Iterator[Finding]:
+    """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact."""
+    files: dict[str, bytes] = {}
+    for file in pinned.tokenizer:
+        name = PurePosixPath(file.name or file.location).name
+        if file.size_bytes > MAX_TOKENIZER_BYTES:
+            yield codes.TOKENIZER_UNREADABLE.finding(name, actual=f"{file.size_bytes} bytes")
+            continue
+        try:
+            files[name] = source.read(file, limit_bytes=MAX_TOKENIZER_BYTES)
+        except Rejected as error:
+            yield codes.TOKENIZER_UNREADABLE.finding(name, str(error))
+    tokenizer = read_tokenizer(files)
+    if tokenizer is not None:
+        yield from check_tokenizer(tokenizer, base)
 
 
 def _largest_rank(config: AdapterConfig) -> int:

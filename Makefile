@@ -84,7 +84,7 @@ fuzz: $(VENV)/.test
 
 bench: $(VENV)/.demo
 	@echo "==> running the benchmark"
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.benchmarks --json bench-results/latest.json
 
 lint: $(VENV)/.test
 	@echo "==> ruff check"

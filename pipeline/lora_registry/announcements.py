@@ -66,7 +66,7 @@ class Update:
         changes: changes to apply; empty if only the cursor moved.
         cursor: how far the caller is after them.
         reset: whether they are the net difference to a snapshot instead of announcements one by one.
-        gone: served names that the caller had and that the snapshot has not (after a restore from a backup).
+        gone: served names and aliases that the caller had and the snapshot has not (after a restore from a backup).
     """
 
     changes: tuple[Change, ...]

@@ -93,6 +93,21 @@ class AliasTarget:
         return cls(int(version), AliasMode(mode))
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a request stands to what is registered already.
+
+    Attributes:
+        base_known: whether the base model is registered.
+        name_is_base: whether the adapter is called like a base model.
+        owner: base model that the adapter belongs to; None before its first version.
+    """
+
+    base_known: bool
+    name_is_base: bool
+    owner: str | None
+
+
 class Published(StrEnum):
     """What the publish script answered."""
 
@@ -193,10 +208,10 @@ class Catalog:
         number = reference.version
         if number is None:
             alias = reference.alias or adapter.name
-            target = self.aliases(adapter).get(alias)
+            target = command(self._redis, "HGET", self._keys.aliases(base), f"{adapter.qualified}@{alias}")
             if target is None:
                 raise NotFound(f"{adapter} has no alias {alias!r}")
-            number = target.version
+            number = AliasTarget.parse(target).version
         stored = command(self._redis, "HGET", self._keys.versions(base), f"{adapter.qualified}.v{number}")
         if stored is None:
             raise NotFound(f"{adapter} has no version {number}")
@@ -210,10 +225,11 @@ class Catalog:
             RedisUnavailable: the server is out of reach.
         """
         base = self._base_or_raise(adapter)
-        prefix = f"{adapter.qualified}@"
-        with redis_errors():
-            stored = list(self._redis.hscan_iter(self._keys.aliases(base), match=f"{prefix}*", count=_PAGE))
-        return {field[len(prefix) :]: AliasTarget.parse(value) for field, value in stored}
+        known = command(self._redis, "HKEYS", self._keys.adapter(adapter))
+        names = [field.partition(":")[2] for field in known if field.startswith("alias:")]
+        fields = [f"{adapter.qualified}@{name}" for name in names]
+        stored = command(self._redis, "HMGET", self._keys.aliases(base), *fields) if fields else []
+        return {name: AliasTarget.parse(target) for name, target in zip(names, stored, strict=True) if target}
 
     def select(
         self,
@@ -311,13 +327,18 @@ class Catalog:
             raise NotFound(f"no base model {name[:200]!r} is registered")
         return _parse_profile(stored)
 
-    def is_base(self, name: str) -> bool:
-        """Whether a base model of that name is registered.
+    def standing(self, adapter: AdapterName, base_model: str) -> Standing:
+        """What the allocate stage must know about a request, in one round trip.
 
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        return bool(command(self._redis, "HEXISTS", self._keys.bases, name))
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hexists(self._keys.bases, base_model)
+            pipe.hexists(self._keys.bases, str(adapter))
+            pipe.hget(self._keys.adapters, adapter.qualified)
+            base_known, name_is_base, owner = pipe.execute()
+        return Standing(bool(base_known), bool(name_is_base), owner)
 
     def bases(self) -> list[BaseProfile]:
         """All registered base models, by name.

@@ -525,3 +525,13 @@ RANK_TOO_LARGE = _error(
     "The rank is larger than any that the engines are set up to serve.",
     "Train with a smaller rank, or raise LORA_REGISTRY_MAX_LORA_RANK with the engines' --max-lora-rank.",
 )
+
+# Failures of the world, in a dead letter's history
+WORKER_LOST = _error(
+    "WORKER_LOST",
+    "The worker died or hung while it worked on the registration, and its lease ran out.",
+    "Look at the worker's log for that time; if the adapter is the cause, it dies again.",
+)
+UNEXPECTED = _error(
+    "UNEXPECTED", "A stage failed in a way that was not foreseen.", "Report it, with the error that the history gives."
+)

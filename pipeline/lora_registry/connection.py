@@ -22,6 +22,8 @@ LONGEST_BLOCK_S: Final = 5.0
 """No blocking read asks the server to wait longer than this."""
 _SOCKET_TIMEOUT_S: Final = LONGEST_BLOCK_S + 10.0
 _CONNECT_TIMEOUT_S: Final = 5.0
+_PASSING: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
+"""How replies begin that redis-py has no class for: a script runs long, the disk is full, too few replicas follow."""
 
 
 def connect(url: str, *, name: str = "lora-registry", retries: int = 2) -> redis.Redis:
@@ -81,7 +83,7 @@ def open_bell(client: redis.Redis) -> redis.client.PubSub:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Map what redis-py raises when the server is away, loading, read-only or out of memory to RedisUnavailable.
+    """Map what redis-py raises when the server is away or takes no commands or writes for now to RedisUnavailable.
 
     Raises:
         RedisUnavailable: the server cannot take the command now.
@@ -93,3 +95,7 @@ def redis_errors() -> Iterator[None]:
         raise Configuration(f"Redis refused: {error}") from error
     except (errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError, errors.OutOfMemoryError) as error:
         raise RedisUnavailable(f"Redis is out of reach: {error}") from error
+    except errors.ResponseError as error:
+        if not isinstance(error, errors.MasterDownError) and not str(error).startswith(_PASSING):
+            raise
+        raise RedisUnavailable(f"Redis takes no commands for now: {error}") from error

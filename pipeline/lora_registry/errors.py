@@ -3,7 +3,8 @@
     RegistryError
     ├── Rejected            the request is wrong: record the findings, never retry
     │   ├── InvalidName
-    │   └── IdempotencyConflict
+    │   ├── IdempotencyConflict
+    │   └── ConfigError, HeaderError, BaseProfileError (beside what they judge)
     ├── Transient           the world is wrong: retry with backoff, then dead-letter
     │   ├── RedisUnavailable
     │   ├── ServerNotAdmitted
@@ -32,11 +33,16 @@ class RegistryError(Exception):
     """The registry could not do what was asked."""
 
     code: ClassVar[str] = "REGISTRY_ERROR"
-    remedy: ClassVar[str] = "See the message."
+    remedy: str = "See the message."
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, remedy: str | None = None) -> None:
         self.message = message or inspect.getdoc(type(self)) or type(self).__name__
         super().__init__(self.message)
+        if remedy:
+            self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, vars(self)))
 
 
 class Rejected(RegistryError):
@@ -45,12 +51,11 @@ class Rejected(RegistryError):
     code = "REJECTED"
     remedy = "Read the findings, mend the adapter or the request, and register again."
 
-    def __init__(self, message: str | None = None, *, findings: tuple[Finding, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str | None = None, *, findings: tuple[Finding, ...] = (), remedy: str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
         self.findings = findings
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, {"findings": self.findings}))
 
 
 class InvalidName(Rejected):
@@ -138,4 +143,7 @@ class Configuration(RegistryError):
 
 
 def _rebuild(kind: type[RegistryError], message: str, attributes: dict[str, object]) -> RegistryError:
-    return kind(message, **attributes)
+    """Make an unpickled error without its constructor, whose arguments differ from class to class."""
+    error = kind.__new__(kind, message)
+    error.__dict__.update(attributes)
+    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -60,8 +61,11 @@ class RegistrationRequested(BaseModel):
         return AdapterName(self.namespace, self.name)
 
     def payload_digest(self) -> str:
-        """SHA-256 of what is asked for: two events under one idempotency key must agree on it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """SHA-256 of what is asked for: two events under one idempotency key must agree on it.
+
+        Equal events have equal digests, whatever the order of their labels and metadata.
+        """
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def parse_event(raw: str | bytes) -> RegistrationRequested:

@@ -75,7 +75,6 @@ class Inbox:
                 event.payload_digest(),
                 idempotency.rpartition(":")[2],
                 self._settings.max_queued_events,
-                self._settings.number_gap,
                 keys.server,
             ],
         )
@@ -127,6 +126,23 @@ class Inbox:
                 return []
         return [(entry_id, fields) for entry_id, fields in reply[1] if fields is not None]
 
+    def forget_consumers(self, *, idle_s: float = 86_400.0) -> int:
+        """Remove dispatchers from the group that have long been gone and have nothing pending.
+
+        Returns:
+            Number of consumers removed.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        self._create_group()  # a new server has none
+        with redis_errors():
+            known = self._redis.xinfo_consumers(self._keys.events, GROUP)
+            gone = [each["name"] for each in known if each["pending"] == 0 and each["idle"] > idle_s * 1000]
+            for name in gone:
+                self._redis.xgroup_delconsumer(self._keys.events, GROUP, name)
+        return len(gone)
+
     def dispatch(self, entry: Entry) -> int:
         """Move one event into the ledger, due in the first stage, and take it off the stream: one script.
 
@@ -177,20 +193,22 @@ class Inbox:
         return int(command(self._redis, "XLEN", self._keys.events))
 
     def _create_group(self) -> None:
-        try:
-            self._redis.xgroup_create(self._keys.events, GROUP, id="0", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        with redis_errors():
+            try:
+                self._redis.xgroup_create(self._keys.events, GROUP, id="0", mkstream=True)
+            except redis.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
 
 
-def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0) -> tuple[bool, str]:
+def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0, number_floor: int = 0) -> tuple[bool, str]:
     """Admit the server behind `client`, so that it may issue ids, numbers and sequences.
 
     Args:
         client: connection to the registry's server.
         settings: gaps and key prefix.
         id_floor: after a restore from a backup: the largest `lora_int_id` that any node has seen; 0 for none.
+        number_floor: likewise the largest version number; 0 for none.
 
     Returns:
         Whether the server is a new one, and the generation it runs under.
@@ -200,7 +218,10 @@ def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0) -> tupl
     """
     keys = Keys(settings.key_prefix)
     answer = scripts.call(
-        client, "admit", keys=[keys.server, keys.next_id], args=[settings.id_gap, id_floor, keys.prefix]
+        client,
+        "admit",
+        keys=[keys.server, keys.next_id],
+        args=[settings.id_gap, id_floor, settings.number_gap, number_floor, keys.prefix],
     )
     return bool(answer[0]), str(answer[1])
 
@@ -219,7 +240,7 @@ def _ledger_fields(accepted: dict[str, str]) -> tuple[str, dict[str, str | int]]
     """First stage ('' to reject) and ledger fields for what a publisher left in the inbox; nothing in it is trusted."""
     try:
         event = parse_event(accepted.get("event", ""))
-        order, admission = int(accepted["order"]), int(accepted["admission"])
+        order, offset = int(accepted["order"]), int(accepted["offset"])
         idempotency = accepted["idempotency"]
         if order < 1 or not _IDEMPOTENCY_HASH.fullmatch(idempotency):
             raise ValueError("order or idempotency hash")
@@ -232,7 +253,7 @@ def _ledger_fields(accepted: dict[str, str]) -> tuple[str, dict[str, str | int]]
             "source": "",
             "order": 0,
             "version": 0,
-            "admission": 0,
+            "offset": 0,
             "idempotency": hashlib.sha256(b"").hexdigest()[:32],
             "findings": dump_findings([finding]),
         }
@@ -247,6 +268,6 @@ def _ledger_fields(accepted: dict[str, str]) -> tuple[str, dict[str, str | int]]
         "follow": event.follow.value,
         "order": order,
         "version": order,
-        "admission": admission,
+        "offset": offset,
         "idempotency": idempotency,
     }

@@ -30,7 +30,7 @@ class Keys:
 
     @property
     def server(self) -> str:
-        """Hash: run_id of the admitted server, generation, admission (a count)."""
+        """Hash: run_id of the admitted server, generation, offset (what numbers are raised by)."""
         return f"{self.prefix}:server"
 
     @property
@@ -53,7 +53,7 @@ class Keys:
         return f"{self.prefix}:inbox:idempotency:{namespace}:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
     def numbers(self, adapter: AdapterName) -> str:
-        """String: the last version number taken by an event of this adapter and the admission it was taken under."""
+        """String: the last version number taken by an event of this adapter, and the offset it was taken under."""
         return f"{self.prefix}:inbox:number:{adapter.qualified}"
 
     # The ledger
@@ -82,7 +82,7 @@ class Keys:
         return f"{self.prefix}:catalog"
 
     def adapter(self, adapter: AdapterName) -> str:
-        """Hash: an adapter's base, its head (the newest decision about its own alias) and its published numbers."""
+        """Hash: an adapter's base, its head (the newest decision about its own alias), and `alias:…` for each alias."""
         return f"{self.catalog}:adapter:{adapter.qualified}"
 
     def versions(self, base_model: str) -> str:

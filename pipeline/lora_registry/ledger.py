@@ -24,6 +24,7 @@ from lora_registry.settings import Settings
 from lora_registry.stages import BATCH, STATE_AFTER, Stage, after
 
 _US_PER_S = 1_000_000
+_LIST_DEAD_LETTERS = "List them with `lora-registry dead-letters list`."
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a claim brought: leases to work on, and wake-ups to send to the same stage."""
+    """What a claim brought: leases to work on, wake-ups to send to the same stage, and whether yet more is due."""
 
     leases: tuple[Lease, ...]
     wake_ups: int
+    more_due: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Pulse:
     slots: int
     oldest_due_s: float
     since_claim_s: float | None
+
+    def is_stalled(self, timeout_s: float) -> bool:
+        """Whether work has been due for `timeout_s`, and nobody has claimed any or holds a lease."""
+        silent_s = self.oldest_due_s if self.since_claim_s is None else min(self.oldest_due_s, self.since_claim_s)
+        return self.due > 0 and self.leased == 0 and silent_s > timeout_s
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,10 @@ class Ledger:
             if registration:
                 return registration
         kept_s = self._settings.retention_s
-        raise NotFound(f"no registration {registration_id[:100]!r}; finished ones are kept {kept_s} s")
+        raise NotFound(
+            f"no registration {registration_id[:100]!r}; finished ones are kept {kept_s} s",
+            remedy="Check the id; it is what `lora-registry register` printed.",
+        )
 
     def claim(self, stage: Stage, *, owner: str, limit: int | None = None, woken: bool = True) -> Claim:
         """Claim due registrations of `stage`, at most `limit` (default: the stage's batch).
@@ -130,9 +140,9 @@ class Ledger:
                 BATCH[stage],
             ],
         )
-        hashes = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply[1:]]
+        hashes = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply[2:]]
         leases = tuple(Lease(parse_registration(each), stage, int(each["epoch"]), owner) for each in hashes)
-        return Claim(leases, wake_ups=int(reply[0]))
+        return Claim(leases, wake_ups=int(reply[0]), more_due=bool(reply[1]))
 
     def allocate(self, lease: Lease) -> tuple[int, int]:
         """Get or allocate the registration's `lora_int_id` and version number under the admitted server.
@@ -150,7 +160,7 @@ class Ledger:
             self._redis,
             "allocate",
             keys=[self._keys.next_id, self._keys.registration(lease.registration.id)],
-            args=[lease.epoch, lease.owner, self._settings.number_gap, self._keys.server],
+            args=[lease.epoch, lease.owner, self._keys.server],
         )
         if answer[0] == "lost":
             raise LeaseLost
@@ -297,7 +307,7 @@ class Ledger:
         """
         registration = self._registration(registration_id)
         if registration is None or registration.outcome is not Outcome.DEAD_LETTERED:
-            raise NotFound(f"{registration_id[:100]!r} is no dead letter")
+            raise NotFound(f"{registration_id[:100]!r} is no dead letter", remedy=_LIST_DEAD_LETTERS)
         return self._dead_letter(registration)
 
     def redrive(self, registration_id: str) -> None:
@@ -314,7 +324,7 @@ class Ledger:
             args=[self._keys.prefix, registration_id],
         )
         if not done:
-            raise NotFound(f"{registration_id[:100]!r} is no dead letter")
+            raise NotFound(f"{registration_id[:100]!r} is no dead letter", remedy=_LIST_DEAD_LETTERS)
 
     def _end_stage(
         self,

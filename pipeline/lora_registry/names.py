@@ -25,7 +25,7 @@ model, whether anyone asked for it or not. Source: vLLM 0.33.0, vllm/entrypoints
 """
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,95}", re.ASCII)
-_VERSION_WORD = re.compile(r"v[0-9]+", re.ASCII)
+_VERSION_WORD = re.compile(r"v[0-9]{1,95}", re.ASCII)  # no word is longer
 _BASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 _BASE_LENGTH: Final = 200
 
@@ -92,7 +92,10 @@ def check_base_name(base: str) -> str:
         InvalidName: it is not.
     """
     if len(base) > _BASE_LENGTH or not _BASE.fullmatch(base):
-        raise InvalidName(f"base model name {base[:100]!r} is not legal: letters, digits, '.', '_', '-' and '/' are")
+        raise InvalidName(
+            f"base model name {base[:100]!r} is not legal: letters, digits, '.', '_', '-' and '/' are",
+            remedy="Use a name like meta-llama/Llama-3.1-8B, at most 200 characters.",
+        )
     return base
 
 

@@ -77,7 +77,6 @@ class Registration:
         return {
             "registration_id": self.id,
             "outcome": self.outcome.value if self.outcome else None,
-            "state": self.state,
             "namespace": self.adapter.namespace,
             "adapter": self.adapter.name,
             "version": self.version if self.served_name else None,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from lora_registry.errors import Configuration
 from lora_registry.events import describe_validation_error
 
 SECONDS_PER_DAY = 86_400
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -39,16 +40,16 @@ class Settings(BaseSettings):
     """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""
     max_attempts: Annotated[int, Field(gt=0, le=100)] = 5
     """Tries of one stage, lost workers included, before a registration is dead-lettered."""
-    backoff_first_s: Annotated[float, Field(gt=0)] = 1.0
-    backoff_max_s: Annotated[float, Field(gt=0)] = 300.0
-    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    backoff_first_s: Seconds = 1.0
+    backoff_max_s: Seconds = 300.0
+    lease_s: Seconds = 30.0
     """How long a claimed registration stays with a worker that shows no sign of life."""
-    stage_time_limit_s: Annotated[float, Field(gt=0)] = 600.0
+    stage_time_limit_s: Seconds = 600.0
     """Longest run of one task; a worker process that exceeds it is killed."""
-    sweep_interval_s: Annotated[float, Field(gt=0)] = 1.0
-    wake_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    sweep_interval_s: Seconds = 1.0
+    wake_timeout_s: Seconds = 5.0
     """After so long without a claim a wake-up counts as lost and is sent again (then after twice as long, …)."""
-    stall_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    stall_timeout_s: Seconds = 60.0
     """After so long with due work, no claim and no lease, the supervisor restarts a stage's workers."""
 
     retention_s: Annotated[int, Field(gt=0)] = 7 * SECONDS_PER_DAY
@@ -64,20 +65,18 @@ class Settings(BaseSettings):
     max_lora_rank: Annotated[int, Field(gt=0)] = 512
     """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
 
-    @model_validator(mode="before")
+    @field_validator("source_roots", mode="before")
     @classmethod
-    def _split_roots(cls, values: dict[str, object]) -> dict[str, object]:
-        roots = values.get("source_roots")
-        if isinstance(roots, str):
-            values["source_roots"] = tuple(Path(root) for root in roots.split(":") if root)
-        return values
+    def _split_roots(cls, roots: object) -> object:
+        return tuple(Path(root) for root in roots.split(":") if root) if isinstance(roots, str) else roots
 
-    @model_validator(mode="after")
-    def _check_roots(self) -> Self:
-        for root in self.source_roots:
+    @field_validator("source_roots")
+    @classmethod
+    def _check_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
             if not root.is_absolute():
-                raise ValueError(f"source_roots: {root} is not an absolute path")
-        return self
+                raise ValueError(f"{root} is not an absolute path")
+        return roots
 
     @property
     def celery_broker_url(self) -> str:
@@ -96,4 +95,5 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type] # pydantic checks them
     except ValidationError as error:
-        raise Configuration(f"LORA_REGISTRY_{describe_validation_error(error).upper()}") from error
+        field, _, reason = describe_validation_error(error).partition(": ")
+        raise Configuration(f"LORA_REGISTRY_{field.upper()}: {reason}") from error

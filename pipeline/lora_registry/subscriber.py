@@ -46,41 +46,39 @@ class SubscriberCore:
 
     def catch_up(self) -> Generator[Command, Any, list[Update]]:
         """Bring the view up to date; yields commands, returns what to hand to the caller."""
-        head = yield from self._head()
-        if head == self.view.cursor:
-            return []
         try:
-            if head.generation != self.view.cursor.generation or head.sequence < self.view.cursor.sequence:
-                raise AnnouncementGap
-            self.view, updates = yield from self._replay(self.view, head)
+            if self.view.cursor.generation:
+                self.view, updates = yield from self._replay(self.view)
+                if updates:
+                    return updates
+            head = yield from self._head()
+            if head == self.view.cursor:
+                return []
         except AnnouncementGap:
-            snapshot = yield from self._snapshot()
-            updates = [difference(self.view, snapshot)]
-            self.view = snapshot
-        return updates
+            pass
+        snapshot = yield from self._snapshot()
+        update = difference(self.view, snapshot)
+        self.view = snapshot
+        return [update]
 
     def _head(self) -> Generator[Command, Any, Cursor]:
         generation = yield ("HGET", self._keys.server, "generation")
         sequence = yield ("HGET", self._keys.sequences, self._base_model)
         return Cursor(generation or "", int(sequence or 0))
 
-    def _replay(self, view: CatalogView, head: Cursor) -> Generator[Command, Any, tuple[CatalogView, list[Update]]]:
-        """Apply log entries until the view has reached `head`.
-
-        The first announcement that does not follow the cursor raises AnnouncementGap; what came before it is already
-        in the view's dictionaries, which the snapshot then replaces.
-        """
-        view = CatalogView(view.cursor, dict(view.versions), dict(view.aliases))
+    def _replay(self, view: CatalogView) -> Generator[Command, Any, tuple[CatalogView, list[Update]]]:
+        """Apply the log from the view's cursor on; the first entry that does not follow raises AnnouncementGap."""
         updates: list[Update] = []
-        while view.cursor.sequence < head.sequence:
+        while True:
             first = f"{view.cursor.sequence + 1}-0"
             entries = yield ("XRANGE", self._keys.log(self._base_model), first, "+", "COUNT", _PAGE)
-            if not entries:
-                raise AnnouncementGap
+            if entries and not updates:  # the view that is handed in stays as it was, should a gap come
+                view = CatalogView(view.cursor, dict(view.versions), dict(view.aliases))
             for _, entry in entries:
                 view, change = apply(view, entry["message"])
                 updates.append(Update((change,) if change else (), view.cursor))
-        return view, updates
+            if len(entries) < _PAGE:
+                return view, updates
 
     def _snapshot(self) -> Generator[Command, Any, CatalogView]:
         """The whole catalog: pages read after the sequence, then the log from that sequence on."""
@@ -94,13 +92,12 @@ class SubscriberCore:
                 {name: AliasTarget.parse(target) for name, target in aliases.items()},
             )
             newest = yield from self._head()
-            if newest.generation != head.generation:
-                continue
             try:
-                view, _ = yield from self._replay(view, newest)
+                view, _ = yield from self._replay(view)
             except AnnouncementGap:
                 continue  # more was announced meanwhile than the log holds: read it all again
-            return view
+            if newest.generation == head.generation and newest.sequence <= view.cursor.sequence:
+                return view
 
     def _pages(self, key: str) -> Generator[Command, Any, dict[str, str]]:
         found: dict[str, str] = {}

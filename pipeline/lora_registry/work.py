@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from lora_registry.errors import LeaseLost, RegistryError, Rejected, Transient
+from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.registrations import Outcome
 from lora_registry.stages import Stage, after
@@ -18,10 +18,15 @@ Perform = Callable[[Lease], Mapping[str, str | int] | None]
 Wake = Callable[[Stage, int], None]
 """Sends so many wake-up messages to a stage."""
 
+HOLD_S = 0.05
+"""While more work is due, wake-ups for the next stage wait so long, so that its claims find whole batches."""
+
 logger = logging.getLogger(__name__)
 
 
-def work(stage: Stage, perform: Perform, *, ledger: Ledger, wake: Wake, owner: str, budget_s: float) -> int:
+def work(
+    stage: Stage, perform: Perform, *, ledger: Ledger, keeper: LeaseKeeper, wake: Wake, owner: str, budget_s: float
+) -> int:
     """Work on due registrations of `stage` until none is due or `budget_s` is spent.
 
     The budget lets a worker process return to Celery now and then, for shutdown and time limits.
@@ -34,24 +39,60 @@ def work(stage: Stage, perform: Perform, *, ledger: Ledger, wake: Wake, owner: s
     """
     deadline = time.monotonic() + budget_s
     done, woken = 0, True
-    while True:
-        claim = ledger.claim(stage, owner=owner, woken=woken)
-        if claim.wake_ups:
-            wake(stage, claim.wake_ups)
-        if not claim.leases:
-            return done
-        wake_ups = 0
-        with _renewed(claim.leases, ledger):
-            for lease in claim.leases:
-                wake_ups += _work_on(lease, perform, ledger)
-                if wake_ups and (following := after(stage)):
-                    wake(following, wake_ups)
-                    wake_ups = 0
-        done += len(claim.leases)
-        woken = False
-        if time.monotonic() > deadline:
-            _leave(stage, ledger, wake, owner)
-            return done
+    held = _HeldWakeUps(after(stage), wake)
+    try:
+        while True:
+            claim = ledger.claim(stage, owner=owner, woken=woken)
+            if claim.wake_ups:
+                wake(stage, claim.wake_ups)
+            if not claim.leases:
+                return done
+            with keeper.keep(claim.leases):
+                for place, lease in enumerate(claim.leases, start=1):
+                    is_last = place == len(claim.leases) and not claim.more_due
+                    held.add(_work_on(lease, perform, ledger), hold=not is_last)
+            done += len(claim.leases)
+            woken = False
+            if time.monotonic() > deadline:
+                _leave(stage, ledger, wake, owner)
+                return done
+    finally:
+        held.send()
+
+
+class _HeldWakeUps:
+    """Wake-ups for the next stage that are not sent yet.
+
+    A timer sends them, not the next look of the worker: what it works on next may take minutes.
+    """
+
+    def __init__(self, stage: Stage | None, wake: Wake) -> None:
+        self._stage = stage
+        self._wake = wake
+        self._count = 0
+        self._changed = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def add(self, count: int, *, hold: bool) -> None:
+        """Add `count`; send all now, or `HOLD_S` after the first of them."""
+        with self._changed:
+            self._count += count
+            if hold and self._count and self._timer is None:
+                self._timer = threading.Timer(HOLD_S, self.send)
+                self._timer.daemon = True
+                self._timer.start()
+        if not hold:
+            self.send()
+
+    def send(self) -> None:
+        """Send what is held."""
+        with self._changed:
+            count, self._count = self._count, 0
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+        if count and self._stage:
+            self._wake(self._stage, count)
 
 
 def _leave(stage: Stage, ledger: Ledger, wake: Wake, owner: str) -> None:
@@ -89,28 +130,5 @@ def _record(lease: Lease, write: Callable[..., object], *arguments: object) -> N
     except RegistryError as error:
         # Nothing is lost: the lease runs out, and the registration is due again.
         logger.warning("%s: %s could not be recorded: %s", lease.stage, lease.registration.id, error)
-
-
-@contextmanager
-def _renewed(leases: tuple[Lease, ...], ledger: Ledger) -> Iterator[None]:
-    """Renew the leases every third of their length while the body runs."""
-    stop = threading.Event()
-
-    def renew() -> None:
-        held = list(leases)
-        while held and not stop.wait(ledger.lease_s / 3):
-            for lease in list(held):
-                try:
-                    ledger.renew(lease)
-                except LeaseLost:
-                    held.remove(lease)
-                except Transient:
-                    break
-
-    thread = threading.Thread(target=renew, name="lease-renewal", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    except Exception:  # the boundary, as above; what cannot be recorded must not hurt the rest of the batch either
+        logger.exception("%s: %s could not be recorded", lease.stage, lease.registration.id)

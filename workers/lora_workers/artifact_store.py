@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,6 +23,7 @@ from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Fi
 from lora_registry.errors import NotFound, Transient
 from lora_registry.findings import Finding
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _STALE_STAGING_S = 86_400.0
 _READ_ONLY_FILE = 0o444
 _READ_ONLY_DIRECTORY = 0o555
@@ -52,9 +54,10 @@ class StagedArtifact:
         with _file_system_errors():
             if target.is_dir():
                 return manifest.digest
-            _write(self._directory / CONFIG_FILE, config)
-            _write(self._directory / MANIFEST_FILE, manifest.to_json())
-            _sync(self._directory / WEIGHTS_FILE, mode=_READ_ONLY_FILE)
+            (self._directory / CONFIG_FILE).write_bytes(config)
+            (self._directory / MANIFEST_FILE).write_bytes(manifest.to_json())
+            for name in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):  # all are written by now: fewer waits for the disk
+                _sync(self._directory / name, mode=_READ_ONLY_FILE)
             _sync(self._directory, mode=_RENAMED_DIRECTORY)
             with suppress(FileExistsError):
                 _rename(self._directory, target)
@@ -100,7 +103,7 @@ class LocalArtifactStore:
             NotFound: the store has no such artifact.
         """
         directory = self._root / "sha256" / digest.removeprefix("sha256:")
-        if "/" in digest or not directory.is_dir():
+        if not _DIGEST.fullmatch(digest) or not directory.is_dir():
             raise NotFound(f"the store has no artifact {digest[:80]}")
         return directory
 
@@ -119,20 +122,18 @@ class LocalArtifactStore:
 
         Returns:
             Number of directories removed.
+
+        Raises:
+            Transient: the file system cannot do it now.
         """
-        stale = [
-            directory
-            for directory in (self._root / "staging").iterdir()
-            if time.time() - directory.stat().st_mtime > older_than_s
-        ]
-        for directory in stale:
-            shutil.rmtree(directory, ignore_errors=True)
-        return len(stale)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    _sync(path, mode=_READ_ONLY_FILE)
+        removed = 0
+        with _file_system_errors():
+            for directory in list((self._root / "staging").iterdir()):
+                with suppress(FileNotFoundError):  # another worker was faster
+                    if time.time() - directory.stat().st_mtime > older_than_s:
+                        shutil.rmtree(directory, ignore_errors=True)
+                        removed += 1
+        return removed
 
 
 def _sync(path: Path, *, mode: int | None = None) -> None:

@@ -20,6 +20,7 @@ from lora_workers.meta_model import build_running_model
 
 _MOST_CONFIG_BYTES = 1 << 20
 _MOST_TOKENIZER_BYTES = 1 << 26
+_REMEDY = "Name a readable directory that holds the base model's config.json and *.safetensors files."
 
 
 def read_base_profile(
@@ -41,7 +42,7 @@ def read_base_profile(
         check_base_name(each)
     config, weights = _read_config(directory), sorted(directory.glob("*.safetensors"))
     if not weights:
-        raise Rejected(f"{directory} is no base model: it takes a config.json and *.safetensors files")
+        raise Rejected(f"{directory} is no base model: it takes a config.json and *.safetensors files", remedy=_REMEDY)
     headers = {path: _read_file_header(path) for path in weights}
     tokenizer = read_base_tokenizer(directory)
     return profile_from_headers(
@@ -72,7 +73,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         with (directory / "config.json").open("rb") as file:
             return load_object(file.read(_MOST_CONFIG_BYTES))
     except (OSError, StrictJsonError) as error:
-        raise Rejected(f"{directory} is no readable base model: {error}") from error
+        raise Rejected(f"{directory} is no readable base model: {error}", remedy=_REMEDY) from error
 
 
 def _read_file_header(path: Path) -> Header:
@@ -96,7 +97,7 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Rejected(f"{path} cannot be read: {error.strerror}") from error
+        raise Rejected(f"{path} cannot be read: {error.strerror}", remedy=_REMEDY) from error
     try:
         yield descriptor
     finally:

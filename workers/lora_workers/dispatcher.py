@@ -83,6 +83,7 @@ class Dispatcher:
         is_new, generation = admit(self._client, self._settings)
         if is_new:
             logger.warning("admitted a new server; generation %s", generation)
+            self._inbox.forget_consumers()
         for stage in ORDER:
             self._wake(stage, self._ledger.sweep(stage))
         return self._inbox.take_over(self._consumer, idle_s=_TAKE_OVER_IDLE_S)

@@ -87,6 +87,7 @@ class EmbeddedValkey:
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
+            "hash-max-listpack-value": "128",  # registrations stay compact
         }
         if self._acl_file:
             options["aclfile"] = str(self._acl_file)

@@ -10,7 +10,9 @@ import logging
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lora_registry.errors import RedisUnavailable
 from lora_registry.ledger import Ledger
@@ -32,6 +34,7 @@ class Child:
         name: what logs call it.
         command: program and arguments.
         stages: stages it works on; empty for one that claims nothing.
+        log: file that what it prints is added to; None: this process's own output.
     """
 
     name: str
@@ -42,10 +45,12 @@ class Child:
     started_at: float = 0.0
     delay_s: float = 0.0
     restarts: int = -1
+    log: Path | None = None
 
     def start(self) -> None:
         """Start it."""
-        self.process = processes.start(self.command, environment=self.environment)
+        with self.log.open("ab") if self.log else nullcontext() as log:
+            self.process = processes.start(self.command, environment=self.environment, log=log)
         self.started_at = time.monotonic()
         self.restarts += 1
 
@@ -81,6 +86,12 @@ class Supervisor:
                         logger.warning("%s claims no due work; restarting it", child.name)
                         processes.kill_group(child.process)
 
+    def renew_workers(self) -> None:
+        """Ask all workers to end, so that `look` starts new ones."""
+        for child in self.children:
+            if child.stages and child.process is not None and child.process.poll() is None:
+                child.process.terminate()
+
     def stop(self) -> None:
         """Ask all children to end, the last started first, and wait for them."""
         running = [child.process for child in reversed(self.children) if child.process]
@@ -109,5 +120,4 @@ class Supervisor:
             pulse = self._ledger.pulse(stage)
         except RedisUnavailable:
             return False
-        silent_s = pulse.oldest_due_s if pulse.since_claim_s is None else min(pulse.oldest_due_s, pulse.since_claim_s)
-        return pulse.due > 0 and pulse.leased == 0 and silent_s > self._stall_timeout_s
+        return pulse.is_stalled(self._stall_timeout_s)

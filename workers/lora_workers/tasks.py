@@ -14,6 +14,7 @@ from celery import Celery
 
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
+from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
@@ -48,6 +49,7 @@ class Station:
             stage,
             self._around(stage, self._perform[stage]),
             ledger=self._ledger,
+            keeper=self._keeper,
             wake=self._wake,
             owner=self._owner,
             budget_s=_BUDGET_S,
@@ -57,6 +59,7 @@ class Station:
     def _perform(self) -> dict[Stage, Perform]:
         ledger, catalog, settings = self._ledger, self._catalog, self._settings
         source, store = open_sources(settings), LocalArtifactStore(settings.artifact_store)
+        store.remove_stale_staging()
         judge = partial(validate, max_lora_rank=settings.max_lora_rank, compile_pattern=linear_time_patterns())
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
@@ -68,6 +71,10 @@ class Station:
     @cached_property
     def _ledger(self) -> Ledger:
         return Ledger(self._client, self._settings)
+
+    @cached_property
+    def _keeper(self) -> LeaseKeeper:
+        return LeaseKeeper(self._ledger)
 
     @cached_property
     def _catalog(self) -> Catalog:

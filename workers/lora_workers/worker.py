@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from lora_workers.processes import die_with_parent
 from lora_workers.tasks import Around, Station, register_tasks
 
 _SLOTS_FOR_S = 30.0
+_STALLED = 70
+"""Exit code of a worker that ends because it hangs. Source: sysexits.h, EX_SOFTWARE."""
 logger = logging.getLogger(__name__)
 
 
@@ -76,13 +79,18 @@ def _on_child_start(**_: Any) -> None:
 
 
 class _Slots:
-    """Tells the ledger, as long as the worker lives, how many claims it can work on at once."""
+    """Tells the ledger, as long as the worker lives, how many claims it can work on at once.
+
+    A Celery worker can outlive a restart of its broker and consume nothing. So when due work is not claimed by
+    anybody, the process ends, and whoever supervises it starts a new one.
+    """
 
     def __init__(self, settings: Settings, stages: Sequence[Stage], concurrency: int) -> None:
         self._settings = settings
         self._stages = stages
         self._names = [f"{socket.gethostname()}:{os.getpid()}:{slot}" for slot in range(concurrency)]
         self._stop = threading.Event()
+        self._started_at = time.monotonic()
 
     def start(self, **_: Any) -> None:
         """Begin; Celery calls it when the worker consumes."""
@@ -98,7 +106,14 @@ class _Slots:
             try:
                 for stage in self._stages:
                     ledger.announce_slots(stage, self._names, for_s=_SLOTS_FOR_S)
+                    self._end_if_stalled(stage, ledger)
             except RegistryError as error:
                 logger.info("slots not announced: %s", error)
             if self._stop.wait(_SLOTS_FOR_S / 3):
                 return
+
+    def _end_if_stalled(self, stage: Stage, ledger: Ledger) -> None:
+        timeout_s = self._settings.stall_timeout_s
+        if time.monotonic() - self._started_at > timeout_s and ledger.pulse(stage).is_stalled(timeout_s):
+            logger.error("%s: work is due and nobody claims it; ending, to be started anew", stage)
+            os._exit(_STALLED)  # what hangs cannot be asked; the children end with this process

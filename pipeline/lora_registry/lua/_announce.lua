@@ -28,8 +28,7 @@ local function announce(prefix, generation, base, kind, subject, data, now, log_
       .. '"datacontenttype":"application/json","data":%s}',
     generation, base, sequence, kind, subject, generation, base, sequence, rfc3339(now), data
   )
-  redis.call('XADD', prefix .. ':log:' .. base, 'MAXLEN', '~', log_length, sequence .. '-0', 'generation', generation,
-    'message', message)
+  redis.call('XADD', prefix .. ':log:' .. base, 'MAXLEN', '~', log_length, sequence .. '-0', 'message', message)
   redis.call('PUBLISH', prefix .. ':announce:' .. base, message)
   return sequence
 end

@@ -1,11 +1,14 @@
--- Shared: end a registration. It leaves the due set, gets its one outcome, starts to expire together with its
--- idempotency key and history, and whoever waits for it is rung.
-local function finish(prefix, id, stage, namespace, outcome, now, retention_s)
+-- Shared: end a registration. It leaves the due set, gets its one outcome (and `...`: further fields, values), starts to
+-- expire together with its idempotency key and history, and whoever waits for it is rung.
+local function finish(prefix, id, stage, namespace, outcome, now, retention_s, ...)
   local ledger = prefix .. ':ledger'
   local key = ledger .. ':registration:' .. id
   remove_due(ledger, stage, namespace, id)
   local idempotency = redis.call('HGET', key, 'idempotency')
-  redis.call('HSET', key, 'outcome', outcome, 'state', outcome, 'stage', '', 'owner', '', 'finished_at', now)
+  redis.call('HSET', key, 'outcome', outcome, 'state', outcome, 'stage', '', 'owner', '', 'finished_at', now, ...)
+  if outcome ~= 'dead-lettered' then
+    redis.call('HDEL', key, 'pinned', 'claimed_at', 'claimed_with', 'alone', 'due_at')
+  end
   redis.call('EXPIRE', key, retention_s)
   redis.call('EXPIRE', ledger .. ':history:' .. id, retention_s)
   redis.call('EXPIRE', prefix .. ':inbox:idempotency:' .. namespace .. ':' .. idempotency, retention_s)
@@ -13,8 +16,7 @@ local function finish(prefix, id, stage, namespace, outcome, now, retention_s)
 end
 
 local function dead_letter(prefix, id, stage, namespace, now, retention_s)
-  finish(prefix, id, stage, namespace, 'dead-lettered', now, retention_s)
-  redis.call('HSET', prefix .. ':ledger:registration:' .. id, 'dead_stage', stage)
+  finish(prefix, id, stage, namespace, 'dead-lettered', now, retention_s, 'dead_stage', stage)
   redis.call('ZADD', prefix .. ':ledger:dead', now, id)
 end
 

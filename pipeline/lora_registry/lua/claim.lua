@@ -3,7 +3,7 @@
 -- KEYS  1 turns of the stage
 -- ARGV  1 key prefix  2 stage  3 owner  4 limit  5 lease in us  6 '1' if a wake-up message called
 --       7 most attempts  8 dead-letter retention in s  9 retention in s  10 batch size of the stage
--- Returns {wake-ups to send, {field, value, …}, …}: one flat registration hash for each claim.
+-- Returns {wake-ups to send, 1 if more is due else 0, {field, value, …}, …}: one flat registration hash for each claim.
 -- Atomic: a registration is leased to one owner and epoch. A registration whose lease ran out was interrupted: if
 -- it had been claimed together with others it is next claimed alone, at no cost; if alone, that was an attempt.
 local prefix, stage, owner, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -22,7 +22,7 @@ end
 -- Decide about one due registration: true if it was claimed.
 local function consider(id, namespace)
   local key = ledger .. ':registration:' .. id
-  local field = redis.call('HMGET', key, 'stage', 'owner', 'alone', 'claimed_with', 'order', 'name')
+  local field = redis.call('HMGET', key, 'stage', 'owner', 'alone', 'claimed_with', 'order', 'name', 'epoch')
   local registration = {owner = field[2], alone = field[3] == '1', claimed_with = tonumber(field[4]) or 0}
   if field[1] ~= stage then
     remove_due(ledger, stage, namespace, id)
@@ -48,11 +48,9 @@ local function consider(id, namespace)
       return false
     end
   end
-  redis.call('HSET', key, 'owner', owner, 'claimed_at', now)
-  redis.call('HINCRBY', key, 'epoch', 1)
   redis.call('ZADD', due_key(ledger, stage, namespace), now + lease_us, id)
   redis.call('ZADD', ledger .. ':leases:' .. stage, now + lease_us, id)
-  taken[#taken + 1] = id
+  taken[#taken + 1] = {key = key, epoch = tonumber(field[7]) + 1}
   return true
 end
 
@@ -87,15 +85,17 @@ while #taken < limit and not stop do
 end
 
 local wake_key = ledger .. ':wake:' .. stage
-if ARGV[6] == '1' and tonumber(redis.call('HGET', wake_key, 'outstanding') or '0') > 0 then
-  redis.call('HINCRBY', wake_key, 'outstanding', -1)
+redis.call('HSET', wake_key, 'claimed_at', now)
+if ARGV[6] == '1' then
+  redis.call('HSET', wake_key, 'answered_at', now, 'resent', 0)
+  if tonumber(redis.call('HGET', wake_key, 'outstanding') or '0') > 0 then
+    redis.call('HINCRBY', wake_key, 'outstanding', -1)
+  end
 end
-redis.call('HSET', wake_key, 'claimed_at', now, 'resent', 0)
 
-local reply = {wake(ledger, stage, tonumber(ARGV[10]), now)}
-for _, id in ipairs(taken) do
-  local key = ledger .. ':registration:' .. id
-  redis.call('HSET', key, 'claimed_with', #taken)
-  reply[#reply + 1] = redis.call('HGETALL', key)
+local reply = {wake(ledger, stage, tonumber(ARGV[10]), now), math.min(1, wanted(ledger, stage, 1, now))}
+for _, each in ipairs(taken) do
+  redis.call('HSET', each.key, 'owner', owner, 'epoch', each.epoch, 'claimed_at', now, 'claimed_with', #taken)
+  reply[#reply + 1] = redis.call('HGETALL', each.key)
 end
 return reply

@@ -23,13 +23,13 @@ if ARGV[9] == '1' then
   redis.call('HSET', ledger .. ':superseded', adapter, order)
 end
 
-redis.call('HSET', KEYS[1], stage .. '_us', now - tonumber(held[7]), unpack(ARGV, 11))
+local took_us = now - tonumber(held[7])
 if ARGV[6] == '' then
-  finish(prefix, id, stage, namespace, ARGV[8], now, ARGV[10])
+  finish(prefix, id, stage, namespace, ARGV[8], now, ARGV[10], stage .. '_us', took_us, unpack(ARGV, 11))
   return {'done', 0}
 end
 remove_due(ledger, stage, namespace, id)
 redis.call('HSET', KEYS[1], 'state', ARGV[8], 'stage', ARGV[6], 'owner', '', 'attempts', 0, 'alone', 0,
-  'claimed_with', 0, 'due_at', now)
+  'claimed_with', 0, 'due_at', now, stage .. '_us', took_us, unpack(ARGV, 11))
 add_due(ledger, ARGV[6], namespace, id, now)
 return {'done', wake(ledger, ARGV[6], tonumber(ARGV[7]), now)}

@@ -30,6 +30,7 @@ if version == current and mode == current_mode then
   return {'unchanged', version}
 end
 redis.call('HSET', KEYS[3], field, string.format('%s %s %s', version, mode, cjson.decode(record).digest))
+redis.call('HSET', KEYS[1], 'alias:' .. ARGV[5], 1)
 announce(ARGV[1], generation, ARGV[2], 'alias.moved', field, string.format(
   '{"namespace":"%s","name":"%s","alias":"%s","version":%s,"previous":%s,"mode":"%s"}',
   ARGV[3], ARGV[4], ARGV[5], version, current or 'null', mode), now_us(), ARGV[8])

@@ -7,25 +7,24 @@
 -- The rule of the adapter's own alias: bytes equal to its target's (or to the head's, where people moved it) change
 -- nothing; else only an event accepted later than every one that has decided so far moves it, and a pinned or manual
 -- alias is moved by nobody.
-local generation, admission = admitted(ARGV[1] .. ':server')
+local generation, offset = admitted(ARGV[1] .. ':server')
 if not generation then
   return {'not-admitted'}
 end
 local prefix, id, now = ARGV[1], ARGV[2], now_us()
-local held = redis.call('HMGET', KEYS[1], 'stage', 'epoch', 'owner', 'admission', 'namespace', 'name', 'order', 'due_at')
+local held = redis.call('HMGET', KEYS[1], 'stage', 'epoch', 'owner', 'offset', 'namespace', 'name', 'order', 'due_at')
 if held[1] ~= 'publish' or held[2] ~= ARGV[3] or held[3] ~= ARGV[4] then
   return {'lost'}
 end
-if tonumber(held[4]) ~= admission then
+if tonumber(held[4]) ~= offset then
   return {'readmit'}
 end
 
 local record = cjson.decode(ARGV[5])
 local namespace, name, order = held[5], held[6], tonumber(held[7])
 local adapter, base, digest = namespace .. '.' .. name, record.base_model, record.digest
-local function finish_as(outcome)
-  redis.call('HSET', KEYS[1], 'publish_us', now - tonumber(held[8]))
-  finish(prefix, id, 'publish', namespace, outcome, now, ARGV[7])
+local function finish_as(outcome, ...)
+  finish(prefix, id, 'publish', namespace, outcome, now, ARGV[7], 'publish_us', now - tonumber(held[8]), ...)
   return {outcome}
 end
 local overtaken_by = tonumber(redis.call('HGET', prefix .. ':ledger:superseded', adapter) or '0')
@@ -60,7 +59,6 @@ end
 if same then
   local field = adapter .. '.v' .. same
   local current = cjson.decode(redis.call('HGET', KEYS[3], field))
-  redis.call('HSET', KEYS[1], 'version', same, 'lora_int_id', current.lora_int_id, 'served_name', current.served_name)
   if newest then
     redis.call('HSET', KEYS[2], 'decided', order, 'head_version', same, 'head_digest', digest)
     if not (same_map(record.labels, current.labels) and same_map(record.metadata, current.metadata)) then
@@ -70,7 +68,8 @@ if same then
       announce(prefix, generation, base, 'version.labels-changed', current.served_name, changed, now, ARGV[6])
     end
   end
-  return finish_as('unchanged')
+  return finish_as('unchanged', 'version', same, 'lora_int_id', current.lora_int_id, 'served_name',
+    current.served_name)
 end
 
 local field = adapter .. '.v' .. record.version
@@ -89,10 +88,10 @@ if newest then
   redis.call('HSET', KEYS[2], 'decided', order, 'head_version', record.version, 'head_digest', digest)
   if mode ~= 'pinned' and known[5] ~= 'manual' then
     redis.call('HSET', KEYS[4], own_alias, string.format('%d follow %s', record.version, digest))
+    redis.call('HSET', KEYS[2], 'alias:' .. name, 1)
     announce(prefix, generation, base, 'alias.moved', own_alias, string.format(
       '{"namespace":"%s","name":"%s","alias":"%s","version":%d,"previous":%s,"mode":"follow"}',
       namespace, name, name, record.version, target or 'null'), now, ARGV[6])
   end
 end
-redis.call('HSET', KEYS[1], 'served_name', record.served_name)
-return finish_as('published')
+return finish_as('published', 'served_name', record.served_name)

@@ -7,7 +7,6 @@ from lora_registry.catalog import Catalog
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
 from lora_registry.ledger import Lease, Ledger
-from lora_registry.names import DEFAULT_NAMESPACE
 from lora_registry.registrations import Registration
 
 
@@ -31,11 +30,11 @@ def allocate(lease: Lease, *, ledger: Ledger, catalog: Catalog) -> dict[str, str
 
 def _check_request(registration: Registration, catalog: Catalog) -> Finding | None:
     adapter, base = registration.adapter, registration.base_model
-    if not catalog.is_base(base):
+    standing = catalog.standing(adapter, base)
+    if not standing.base_known:
         return codes.BASE_UNKNOWN.finding(base)
-    if adapter.namespace == DEFAULT_NAMESPACE and catalog.is_base(adapter.name):
-        return codes.NAME_CONFLICT.finding(adapter.name)
-    owner = catalog.base_of(adapter)
-    if owner not in (None, base):
-        return codes.ADAPTER_BASE_CONFLICT.finding(str(adapter), expected=owner, actual=base)
+    if standing.name_is_base:
+        return codes.NAME_CONFLICT.finding(str(adapter))
+    if standing.owner not in (None, base):
+        return codes.ADAPTER_BASE_CONFLICT.finding(str(adapter), expected=standing.owner, actual=base)
     return None

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
-from lora_workers.cli import explaining, published, registering, running, watching
+from lora_workers.cli import explaining, machine, published, registering, running, watching
 from lora_workers.cli.bases import base_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
 from lora_workers.cli.options import is_json_asked
@@ -49,15 +49,24 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if show_version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(version("lora-registry"))
         raise typer.Exit
 
 
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Nothing is common to all commands; the version is printed by its option."""
+
+
+app.command()(machine.up)
+app.command()(machine.demo)
+app.command()(machine.demo_files)
 app.command()(registering.register)
 app.command()(registering.status)
 app.command("list")(published.list_versions)

@@ -11,7 +11,7 @@ from lora_registry.base_profile import BaseProfile
 from lora_registry.names import check_base_name
 from lora_workers.base_models import read_base_profile
 from lora_workers.cli.options import AsJson, open_client
-from lora_workers.cli.output import print_json, print_line, print_table
+from lora_workers.cli.output import as_text, print_json, print_line, print_table
 
 base_commands = typer.Typer(no_args_is_help=True, help="Base models that adapters are compared with.")
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
@@ -61,7 +61,7 @@ def show_base(name: Name, as_json: AsJson = False) -> None:
     profile = open_client().catalog.base(check_base_name(name))
     if as_json:
         return print_json(profile.model_dump(mode="json"))
-    print_table(("field", "value"), list(_summary(profile).items()))
+    print_table(("field", "value"), [(field, as_text(value)) for field, value in _summary(profile).items()])
     rows = [
         (module, f"[{shape.out_features}, {shape.in_features}]", shape.kind.value)
         for module, shape in profile.modules.items()

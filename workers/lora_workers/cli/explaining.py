@@ -27,7 +27,8 @@ class Explanation:
 
 def explain(
     code: Annotated[
-        str | None, typer.Argument(help="A code, such as SHAPE_MISMATCH; without one: all.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[CODE]", help="A code, such as SHAPE_MISMATCH; without one: all.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -85,4 +85,7 @@ def start_logging(level: str) -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise typer.BadParameter(f"{level!r} is no level", param_hint="--log-level")
+    logging.captureWarnings(True)
+    if number > logging.DEBUG:  # Celery warns at length of what this registry chose on purpose
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
     logging.basicConfig(level=number, format=f"%(asctime)s %(levelname)s {os.getpid()} %(name)s: %(message)s")

@@ -55,8 +55,15 @@ def print_json(value: object) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line; what is not printable in it is escaped."""
-    print(printable(text), flush=True)
+    """One line, written at once, since threads print too; what is not printable in it is escaped."""
+    sys.stdout.write(f"{printable(text)}\n")
+    sys.stdout.flush()
+
+
+def print_lines(texts: Iterable[str]) -> None:
+    """Lines, as `print_line` prints them."""
+    for text in texts:
+        print_line(text)
 
 
 def print_error(error: RegistryError, *, as_json: bool) -> None:
@@ -78,7 +85,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, ind
         return out.print(table)
     from rich.padding import Padding
 
-    return out.print(Padding(table, (0, 0, 0, len(indent))))
+    return out.print(Padding(table, (0, 0, 0, len(indent)), expand=False))
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -86,8 +93,10 @@ def print_findings(findings: Sequence[Finding]) -> None:
     for (severity, code, message, remedy), alike in groupby(findings, key=_kind):
         print_line(f"{severity} {code}: {message}")
         rows = [(each.subject, each.expected, each.actual) for each in alike]
-        if any(any(row) for row in rows):
+        if any(expected or actual for _, expected, actual in rows):
             print_table(("subject", "expected", "actual"), rows, indent="  ")
+        else:
+            print_lines(f"  {subject}" for subject, _, _ in rows if subject)
         print_line(f"  remedy: {remedy}")
 
 
@@ -107,14 +116,29 @@ def describe(registration: Registration) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def as_text(value: object) -> str:
+    """A value of a record for people: mappings as `key=value`, lists with spaces between."""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={each}" for key, each in sorted(value.items()))
+    if isinstance(value, list):
+        return " ".join(str(each) for each in value)
+    return str(value)
+
+
 def printable(text: str) -> str:
     """The text with everything escaped that a terminal would obey: names of tensors come from strangers."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+class _PlainConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the root of the commands: Rich would end with 1, which here means rejected."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that prints text as it is; made anew, because tests replace the streams."""
-    out = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    out = _PlainConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not out.is_terminal:
         out.width = _WIDTH_OF_A_FILE
     return out

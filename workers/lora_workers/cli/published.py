@@ -10,12 +10,12 @@ import typer
 from lora_registry.catalog import AliasTarget, Catalog, VersionRecord
 from lora_registry.names import AdapterName, check_base_name, check_word, parse_adapter, parse_reference
 from lora_workers.cli.options import AsJson, open_client, parse_pairs
-from lora_workers.cli.output import print_json, print_line, print_table
+from lora_workers.cli.output import as_text, print_json, print_line, print_table
 
 alias_commands = typer.Typer(no_args_is_help=True, help="Move aliases, or let them follow.")
 _COLUMNS = ("served name", "lora_int_id", "rank", "base model", "digest", "labels")
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
-Alias = Annotated[str, typer.Argument(show_default=False)]
+Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="3 or v3.", show_default=False)]
 
 
@@ -98,7 +98,7 @@ def _show_version(record: VersionRecord, *, as_json: bool) -> None:
         print_json(fields)
     else:
         del fields["schema_version"]
-        print_table(("field", "value"), [(field, _text(value)) for field, value in fields.items()])
+        print_table(("field", "value"), [(field, as_text(value)) for field, value in fields.items()])
 
 
 def _show_adapter(catalog: Catalog, adapter: AdapterName, *, as_json: bool) -> None:
@@ -125,16 +125,10 @@ def _alias(target: AliasTarget) -> dict[str, Any]:
 
 def _print_records(records: Sequence[VersionRecord]) -> None:
     rows = [
-        (each.served_name, each.lora_int_id, each.rank, each.base_model, each.digest[:19], _text(each.labels))
+        (each.served_name, each.lora_int_id, each.rank, each.base_model, each.digest[:19], as_text(each.labels))
         for each in records
     ]
     if rows:
         print_table(_COLUMNS, rows)
     else:
         print_line("nothing is published")
-
-
-def _text(value: object) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{key}={each}" for key, each in sorted(value.items()))
-    return str(value)

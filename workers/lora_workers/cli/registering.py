@@ -26,9 +26,10 @@ _LOOK_S = 0.3
 
 
 def register(
-    name: Annotated[str, typer.Argument(help="NAME, or NAMESPACE.NAME.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="NAME, or NAMESPACE.NAME.", show_default=False)],
     source: Annotated[
-        str, typer.Argument(help="Directory that save_pretrained wrote, or its URL.", show_default=False)
+        str,
+        typer.Argument(metavar="SOURCE", help="Directory that save_pretrained wrote, or its URL.", show_default=False),
     ],
     base: Annotated[str, typer.Option(help="Base model that it was trained on.", show_default=False)],
     namespace: Annotated[str | None, typer.Option(help="Namespace of a bare NAME; 'default' if none.")] = None,
@@ -64,7 +65,8 @@ def register(
     if wait:
         _report_outcome(client, registration_id, timeout_s=timeout_s, as_json=as_json)
     elif as_json:
-        print_json(client.status(registration_id).as_result())
+        registration = client.status(registration_id)
+        print_json({**registration.as_result(), "state": registration.state})
     else:
         print_line(f"{registration_id}  accepted; `lora-registry status {registration_id}` follows it")
 
@@ -76,7 +78,7 @@ def status(
     """Say how a registration is doing; the exit code is 0 whatever its outcome."""
     registration = open_client().status(registration_id)
     if as_json:
-        print_json(registration.as_result())
+        print_json({**registration.as_result(), "state": registration.state})
     else:
         print_registration(registration)
 

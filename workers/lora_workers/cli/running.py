@@ -42,12 +42,13 @@ def admit(
     id_floor: Annotated[
         int, typer.Option(min=0, help="After a restore: the largest lora_int_id that any node has seen.")
     ] = 0,
+    number_floor: Annotated[int, typer.Option(min=0, help="Likewise the largest version number.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Admit a new or restored Redis server, so that it may issue ids; a dispatcher does so by itself."""
     settings = load_settings()
     client = connect(settings.redis_url, name="lora-cli")
-    is_new, generation = admit_server(client, settings, id_floor=id_floor)
+    is_new, generation = admit_server(client, settings, id_floor=id_floor, number_floor=number_floor)
     if as_json:
         return print_json({"new": is_new, "generation": generation})
     return print_line(f"{'admitted' if is_new else 'was already admitted'}; generation {generation}")

@@ -56,7 +56,7 @@ class LocalSource:
         """
         directory = self._contained(url.removeprefix("file://"), subject=url)
         with _mapped(url), os.scandir(directory) as listing:
-            names = [entry.name for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
+            names = [_as_text(entry.name) for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
         findings = check_files(names)
         if has_error(findings):
             raise Rejected(f"{url} holds no adapter: {findings[0].message}", findings=tuple(findings))
@@ -115,6 +115,11 @@ class LocalSource:
         if not readable:
             raise _rejected(codes.SOURCE_PERMISSION, name, actual=f"mode {stat.S_IMODE(found.st_mode):04o}")
         return PinnedFile(real, _version(found), found.st_size, name)
+
+
+def _as_text(name: str) -> str:
+    """A file's name as text that can be stored and shown, whatever bytes it is made of."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _version(found: os.stat_result) -> str:

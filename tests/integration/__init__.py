@@ -1,0 +1,1 @@
+"""The pieces on a real server, driven in this process."""

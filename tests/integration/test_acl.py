@@ -1,0 +1,268 @@
+"""The users of deploy/redis/users.acl: the pipeline runs under them, and none can do more than its part."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pytest
+import redis
+
+from lora_registry.announcements import Kind
+from lora_registry.catalog import Catalog
+from lora_registry.client import RegistrationClient
+from lora_registry.connection import command, connect
+from lora_registry.errors import Configuration
+from lora_registry.inbox import admit
+from lora_registry.keys import Keys
+from lora_registry.names import AdapterName
+from lora_registry.registrations import Outcome
+from lora_registry.settings import Settings
+from lora_registry.stages import ORDER, Stage
+from lora_registry.subscriber import Subscriber
+from lora_workers import processes
+from lora_workers.base_models import read_base_profile
+from lora_workers.embedded import EmbeddedValkey
+from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
+from tests.helpers.registry import BASE
+from tests.helpers.stack import environment_of, make_settings
+from tests.helpers.waiting import wait_until
+
+USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
+ROLES = re.findall(r"^user (\w+) on ", USERS.read_text(), flags=re.MULTILINE)
+OUTSIDE = ("publisher", "gateway", "node")
+"""Roles of processes that the operator does not run."""
+KEYS = Keys()
+ADAPTER = AdapterName("default", "support-bot")
+REGISTRATION = "reg_000000000000000000000000"
+
+NEVER = [
+    "CONFIG GET maxmemory",
+    "CONFIG SET maxmemory-policy allkeys-lru",
+    "FLUSHALL",
+    "FLUSHDB",
+    "SWAPDB 0 1",
+    "KEYS *",
+    "DEBUG SLEEP 0",
+    "SHUTDOWN NOSAVE",
+    "ACL LIST",
+    "ACL SETUSER intruder on nopass +@all",
+    "CLIENT LIST",
+    "CLIENT KILL ID 1",
+    "CLIENT PAUSE 1000",
+    "MONITOR",
+    "REPLICAOF 127.0.0.1 1",
+    "MODULE LIST",
+    "BGREWRITEAOF",
+]
+"""What only an administrator of the server does."""
+
+WRITES = {
+    "ring the bell of a base model": ("PUBLISH", KEYS.channel(BASE), "forged"),
+    "ring the bell of an outcome": ("PUBLISH", KEYS.outcome_channel(REGISTRATION), "published"),
+    "add to the log": ("XADD", KEYS.log(BASE), "*", "message", "forged"),
+    "trim the log": ("XTRIM", KEYS.log(BASE), "MAXLEN", 0),
+    "forge a version": ("HSET", KEYS.versions(BASE), f"{ADAPTER.qualified}.v9", "{}"),
+    "move an alias": ("HSET", KEYS.aliases(BASE), f"{ADAPTER.qualified}@stable", "9 pinned sha256:0"),
+    "add a base model": ("HSET", KEYS.bases, "forged", "{}"),
+    "remove the catalog": ("DEL", KEYS.versions(BASE)),
+    "end a registration": ("HSET", KEYS.registration(REGISTRATION), "outcome", "published"),
+    "make work due": ("ZADD", f"{KEYS.ledger}:due:publish:default", 0, REGISTRATION),
+    "admit a server": ("HSET", KEYS.server, "run_id", "0"),
+    "reset the ids": ("SET", KEYS.next_id, 0),
+    "wake a stage": ("LPUSH", f"{KEYS.prefix}:celery:{Stage.PUBLISH}", "{}"),
+    "write another application's keys": ("SET", "somebody-elses", 1),
+}
+"""What nobody outside may do, as the command that would do it."""
+
+
+class Server:
+    """A server with the users of the file, and one more for the test's own questions."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        users = directory / "users.acl"
+        users.write_text(f"{USERS.read_text()}user tests on >tests ~* &* +@all\n")
+        self.embedded = EmbeddedValkey(directory, acl_file=users)
+
+    def url(self, role: str) -> str:
+        """The server, as a process of this role reaches it."""
+        password = "tests" if role == "tests" else f"change-me-{role}"
+        return self.embedded.url.replace("unix://", f"unix://{role}:{password}@")
+
+    def as_role(self, role: str) -> redis.Redis:
+        """A client of this role."""
+        return connect(self.url(role), name=role)
+
+    def permits(self, role: str, *parts: object) -> bool:
+        """Whether the server would run the command for this role."""
+        answer = command(self.as_role("tests"), "ACL", "DRYRUN", role, *(str(part) for part in parts))
+        return str(answer) == "OK"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for this module; where there is none, that is a skip on a laptop and an error in CI."""
+    server = Server(tmp_path_factory.mktemp("acl"))
+    try:
+        server.embedded.start()
+    except Configuration as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
+    yield server
+    server.embedded.stop()
+
+
+class Processes:
+    """Command lines of operators, each under its role."""
+
+    def __init__(self, server: Server, settings: Settings, log: Path) -> None:
+        self._server = server
+        self._settings = settings
+        self._log = log.open("ab")
+        self.started: list[Popen[bytes]] = []
+
+    def start(self, role: str, *arguments: str) -> None:
+        """Start `lora-registry ARGUMENTS` under a role."""
+        settings = self._settings.model_copy(update={"redis_url": self._server.url(role)})
+        command = [sys.executable, "-m", "lora_workers", *arguments, "--log-level", "warning"]
+        self.started.append(processes.start(command, environment=environment_of(settings), log=self._log))
+
+    def all_run(self) -> bool:
+        """Whether none has ended."""
+        return all(each.poll() is None for each in self.started)
+
+    def stop(self) -> list[int]:
+        """End them in order; returns their exit codes."""
+        codes = [processes.stop(each) for each in self.started]
+        self._log.close()
+        return codes
+
+
+def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_role(
+    server: Server, tmp_path: Path
+) -> None:
+    """Dispatcher, worker, operator, publisher and node each have what they need: it is published and heard.
+
+    Nothing that they say in between is a refusal.
+    """
+    settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0)
+    running = Processes(server, settings, tmp_path / "processes.log")
+    try:
+        running.start("dispatcher", "dispatcher")
+        running.start("worker", "worker", "--queues", ",".join(ORDER))
+        operator = Catalog(server.as_role("operator"), settings)
+        operator.add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE))
+
+        client = RegistrationClient.from_url(server.url("publisher"))
+        source = copy_adapter(tmp_path / "sources" / "support-bot")
+        one = client.submit(name="support-bot", base_model=BASE, source=str(source), idempotency_key="once")
+        again = client.submit(name="support-bot", base_model=BASE, source=str(source), idempotency_key="once")
+        assert again == one
+        published = client.wait(one, timeout_s=60)
+        assert published.outcome is Outcome.PUBLISHED
+        operator.move_alias(ADAPTER, "stable", published.version)
+        assert client.catalog.versions(ADAPTER)[0].lora_int_id == published.lora_int_id
+
+        node = Subscriber(BASE, url=server.url("node")).follow(idle_s=10)
+        snapshot = next(node)
+        assert {change.subject for change in snapshot.changes} == {
+            "support-bot.v1",
+            "default.support-bot@support-bot",
+            "default.support-bot@stable",
+        }
+        retrained = copy_adapter(tmp_path / "sources" / "retrained", variant=1)
+        client.submit(name="support-bot", base_model=BASE, source=str(retrained))
+        (heard,) = next(node).changes
+        assert (heard.kind, heard.subject) == (Kind.VERSION_PUBLISHED, "support-bot.v2")
+        node.close()
+
+        slots = f"{KEYS.ledger}:slots:{Stage.ALLOCATE}"
+        wait_until(lambda: server.as_role("tests").zcard(slots), what="the worker's slots")
+        assert running.all_run()
+    finally:
+        running.stop()
+        said = (tmp_path / "processes.log").read_text()
+        print(said)
+    assert "no permissions" not in said.lower()
+    assert "noperm" not in said.lower()
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("forbidden", NEVER)
+def test_no_role_administers_the_server(server: Server, role: str, forbidden: str) -> None:
+    """Neither settings, users, other clients nor the data as a whole are any role's."""
+    assert not server.permits(role, *forbidden.split())
+
+
+@pytest.mark.parametrize("role", OUTSIDE)
+@pytest.mark.parametrize("what", WRITES)
+def test_nobody_outside_writes_what_the_pipeline_writes(server: Server, role: str, what: str) -> None:
+    """Publishers, gateways and nodes cannot write or announce anything, and a script of theirs cannot either."""
+    before = dump(server)
+    client = server.as_role(role)
+    parts = [str(part) for part in WRITES[what]]
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*parts)
+    with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|ACL failure"):
+        client.eval("return redis.call(unpack(ARGV))", 0, *parts)
+    with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|ACL failure"):
+        client.eval("return redis.call(unpack(ARGV))", 1, KEYS.accepted(REGISTRATION), *parts)
+    assert dump(server) == before
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_only_dispatcher_and_operator_admit_a_server(server: Server, role: str) -> None:
+    """Whoever could write the server key could have ids issued twice: two roles can."""
+    client, settings = server.as_role(role), make_settings(server.url(role), Path("/nowhere"))
+    if role in ("dispatcher", "operator"):
+        admit(client, settings)
+        assert server.permits(role, "HSET", KEYS.server, "run_id", "0")
+        return
+    assert not server.permits(role, "HSET", KEYS.server, "run_id", "0")
+    server.as_role("tests").hset(KEYS.server, "run_id", "of another server")
+    with pytest.raises((Configuration, redis.exceptions.ResponseError), match=r"(?i)permission|ACL failure"):
+        admit(client, settings)
+    assert server.as_role("tests").hget(KEYS.server, "run_id") == "of another server"
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed", "forbidden"),
+    [
+        ("publisher", ("HSET", KEYS.accepted(REGISTRATION), "a", "b"), ("HGETALL", f"{KEYS.ledger}:wake:allocate")),
+        ("gateway", ("XRANGE", KEYS.log(BASE), "-", "+"), ("HSET", KEYS.sequences, BASE, "9")),
+        ("node", ("XRANGE", KEYS.log(BASE), "-", "+"), ("XADD", KEYS.events, "*", "id", REGISTRATION)),
+        ("node", ("SUBSCRIBE", KEYS.channel(BASE)), ("SUBSCRIBE", KEYS.outcome_channel(REGISTRATION))),
+        ("node", ("HGETALL", KEYS.versions(BASE)), ("HGETALL", KEYS.accepted(REGISTRATION))),
+        ("dispatcher", ("HSET", KEYS.registration(REGISTRATION), "a", "b"), ("HSET", KEYS.versions(BASE), "a", "b")),
+        ("dispatcher", ("XDEL", KEYS.events, "1-0"), ("XADD", KEYS.log(BASE), "*", "message", "forged")),
+        ("worker", ("XADD", KEYS.log(BASE), "*", "message", "m"), ("XADD", KEYS.events, "*", "id", REGISTRATION)),
+        ("worker", ("HSET", KEYS.versions(BASE), "a", "b"), ("XRANGE", KEYS.events, "-", "+")),
+        ("worker", ("GET", KEYS.next_id), ("HGETALL", KEYS.accepted(REGISTRATION))),
+        ("operator", ("HSET", KEYS.aliases(BASE), "a", "b"), ("SET", "somebody-elses", "1")),
+    ],
+)
+def test_each_role_has_its_part_of_the_keys(
+    server: Server, role: str, allowed: tuple[str, ...], forbidden: tuple[str, ...]
+) -> None:
+    """What deploy/redis/README.md says of the roles: what is theirs they can do, what is not they cannot."""
+    assert server.permits(role, *allowed)
+    assert not server.permits(role, *forbidden)
+
+
+def test_without_a_user_nobody_gets_in(server: Server) -> None:
+    """The default user is off: a connection that names no user may not even read."""
+    with pytest.raises(Configuration):
+        command(connect(server.embedded.url, retries=0), "GET", KEYS.next_id)
+
+
+def dump(server: Server) -> dict[str, Any]:
+    """Everything the server holds."""
+    client = server.as_role("tests")
+    return {key: client.execute_command("DUMP", key, NEVER_DECODE=True) for key in client.scan_iter("*")}

@@ -1,0 +1,77 @@
+"""Codes of findings: each says its cause and its remedy in one sentence, and is found under its own name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lora_registry import codes
+from lora_registry.codes import CODES, Code
+from lora_registry.findings import Finding, Severity
+
+SOURCES = Path(__file__).parents[2]
+
+
+def given_in_the_source() -> str:
+    """All of the source but the list of codes itself."""
+    paths = [path for root in ("pipeline", "workers") for path in (SOURCES / root).rglob("*.py")]
+    lua = (SOURCES / "pipeline").rglob("*.lua")
+    return "\n".join(path.read_text() for path in [*paths, *lua] if path.name != "codes.py")
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_cause_and_remedy_are_one_sentence_each(code: Code) -> None:
+    """Whoever reads a finding learns what is wrong and what to do, in one breath."""
+    for sentence in (code.cause, code.remedy):
+        first = sentence.split()[0]
+        assert first[0].isupper() or "_" in first, "only a file's or a field's name begins in lower case"
+        assert sentence.endswith(".")
+        assert not re.search(r"[.!?] [A-Z]", sentence)
+        assert "\n" not in sentence
+        assert len(sentence) <= 140
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_attribute_is_the_code(code: Code) -> None:
+    """`codes.SHAPE_MISMATCH` is the code SHAPE_MISMATCH, whose severity is a known one."""
+    assert getattr(codes, code.code) is code
+    assert re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*", code.code)
+    assert code.severity in Severity
+
+
+def test_every_code_is_in_the_list() -> None:
+    """`explain` knows every code that the module has."""
+    declared = {name: value for name, value in vars(codes).items() if isinstance(value, Code)}
+    assert declared == CODES
+
+
+def test_causes_are_all_different() -> None:
+    """Two codes with one cause would be one code."""
+    assert len({code.cause for code in CODES.values()}) == len(CODES)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_no_code_is_never_given(name: str) -> None:
+    """Each is used somewhere: a code that nothing gives is a promise that nothing keeps."""
+    assert re.search(rf"\b{name}\b", given_in_the_source())
+
+
+def test_finding_carries_what_the_code_says() -> None:
+    """Without closer words a finding has the code's; whatever is compared becomes text."""
+    assert codes.RANK_TOO_LARGE.finding("r", expected=64, actual=[128]) == Finding(
+        code="RANK_TOO_LARGE",
+        severity=Severity.ERROR,
+        subject="r",
+        message=codes.RANK_TOO_LARGE.cause,
+        expected="64",
+        actual="[128]",
+        remedy=codes.RANK_TOO_LARGE.remedy,
+    )
+
+
+def test_closer_words_replace_the_general_ones() -> None:
+    """A step that knows more says more."""
+    finding = codes.RANK_TOO_LARGE.finding("r", "It is 128.", remedy="Take 64.")
+    assert (finding.message, finding.remedy) == ("It is 128.", "Take 64.")

@@ -1,0 +1,125 @@
+"""What lies in deploy/: it starts everything, with commands, settings and users that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from lora_registry.settings import Settings
+from lora_registry.stages import ORDER
+from lora_workers.cli.app import app
+from lora_workers.cli.running import _parse_stages
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE = DEPLOY / "compose" / "compose.yaml"
+USERS = (DEPLOY / "redis" / "users.acl").read_text()
+TEXTS = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
+
+
+def services() -> dict[str, dict[str, Any]]:
+    """The services of the compose file, anchors resolved."""
+    parsed: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+    return parsed
+
+
+def our_services() -> dict[str, dict[str, Any]]:
+    """Those that run our own image."""
+    return {name: each for name, each in services().items() if each["image"] == "lora-registry"}
+
+
+def parse_command(line: str) -> tuple[str, dict[str, Any]]:
+    """The command that a command line would run, and its parameters; nothing is run."""
+    name, *rest = shlex.split(line)
+    commands: Any = typer.main.get_command(app)
+    return name, commands.commands[name].make_context(name, rest).params
+
+
+@pytest.mark.parametrize("name", our_services())
+def test_command_of_each_service_is_one_of_ours(name: str) -> None:
+    """A container that the file starts does not end with a usage error."""
+    command, _ = parse_command(our_services()[name]["command"])
+    assert command in {"dispatcher", "worker"}
+
+
+def test_a_command_that_is_wrong_would_be_noticed() -> None:
+    """The check above can fail: an option that does not exist does."""
+    with pytest.raises(Exception, match="No such option: --queue"):
+        parse_command("worker --queue allocate")
+
+
+def test_there_is_a_dispatcher_and_a_worker_for_every_stage() -> None:
+    """Without either, registrations would stop somewhere."""
+    parsed = [parse_command(each["command"]) for each in our_services().values()]
+    assert [command for command, _ in parsed].count("dispatcher") >= 1
+    worked_on = [stage for command, given in parsed if command == "worker" for stage in _parse_stages(given["queues"])]
+    assert sorted(worked_on) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", our_services())
+def test_services_connect_as_a_user_that_exists(name: str) -> None:
+    """User and password of each service are in users.acl, and dispatchers and workers have their own."""
+    service = our_services()[name]
+    url = service["environment"]["LORA_REGISTRY_REDIS_URL"]
+    user, password = re.fullmatch(r"redis://(\w+):([\w-]+)@valkey:6379/0", url).groups()  # type: ignore[union-attr]
+    assert user == parse_command(service["command"])[0]
+    assert f"user {user} on >{password} " in USERS
+
+
+def test_workers_see_the_sources_and_share_the_artifacts() -> None:
+    """Every worker mounts the artifact store and, read-only, what it takes adapters from."""
+    for name in ORDER:
+        service = our_services()[name]
+        targets = {volume.split("}")[-1].split(":", 1)[1] for volume in service["volumes"]}
+        environment = service["environment"]
+        assert f"{environment['LORA_REGISTRY_SOURCE_ROOTS']}:ro" in targets
+        assert environment["LORA_REGISTRY_ARTIFACT_STORE"] in targets
+
+
+def test_server_keeps_what_it_acknowledged_and_evicts_nothing() -> None:
+    """The file starts the server with persistence, without eviction, and with our users."""
+    command = services()["valkey"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--maxmemory-policy"] == "noeviction"
+    mounted = [volume for volume in services()["valkey"]["volumes"] if f":{options['--aclfile']}" in volume]
+    assert (COMPOSE.parent / mounted[0].split(":")[0]).resolve() == DEPLOY / "redis" / "users.acl"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_every_variable_is_a_setting(path: Path) -> None:
+    """A variable that nobody reads would be a setting that silently does nothing."""
+    named = set(re.findall(r"LORA_REGISTRY_([A-Z_]+[A-Z])", path.read_text()))
+    assert named <= {field.upper() for field in Settings.model_fields}
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "env").glob("*.example")), ids=lambda path: path.name)
+def test_environment_examples_are_legal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operator copies is taken as it is, under a user that exists."""
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            monkeypatch.setenv(*line.split("=", 1))
+    settings = Settings()
+    user, password = re.fullmatch(r"redis://(\w+):([\w-]+)@.*", settings.redis_url).groups()  # type: ignore[union-attr]
+    assert path.name == f"{user}.env.example"
+    assert f"user {user} on >{password} " in USERS
+
+
+def test_every_user_is_documented() -> None:
+    """The table of deploy/redis/README.md has a line for each user of the file, and for no other."""
+    users = re.findall(r"^user (\w+) on ", USERS, flags=re.MULTILINE)
+    table = re.findall(r"^\| (\w+) \|", (DEPLOY / "redis" / "README.md").read_text(), flags=re.MULTILINE)
+    assert table == ["user", *users]
+
+
+def test_links_in_deploy_lead_somewhere() -> None:
+    """A relative link in a document of deploy/ names a file that is there."""
+    for path in DEPLOY.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"

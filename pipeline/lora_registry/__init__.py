@@ -13,7 +13,9 @@
 
 Beside the path: catalog.py (what is published), names.py, findings.py and codes.py (what can be wrong), errors.py,
 settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state). How an adapter is judged is in
-adapter_files.py, adapter_config.py, safetensors_header.py, base_profile.py and compatibility.py.
+adapter_files.py, adapter_config.py, safetensors_header.py, base_profile.py and compatibility.py; what becomes of it on
+an engine in adapter_traits.py, engine_conditions.py, engine_profiles.py (and engines/*.json) and engine_verdicts.py;
+judgement.py puts both together, report.py is what is kept of it.
 
 This package imports the standard library, pydantic and redis, and nothing else; the processes and the heavy libraries
 are in `lora_workers`.

@@ -348,7 +348,8 @@ def test_watch_says_each_change_in_one_line() -> None:
 
 def test_children_read_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `up` hands to its processes in the environment is what it was told."""
-    told = Settings(redis_url="unix:///run/v.sock", source_roots=(Path("/a"), Path("/b")), lease_s=12.5, max_attempts=7)
+    told = Settings(redis_url="unix:///run/v.sock", source_roots=(Path("/a"), Path("/b")), lease_s=12.5, max_attempts=7,
+                    engine_profiles=("vllm", "/etc/a:b.json"))  # fmt: skip
 
     for name, value in environment_of(told).items():
         monkeypatch.setenv(name, value)

@@ -48,6 +48,7 @@ def judge(
     profiles: Sequence[EngineProfile] = (),
     other_files: Sequence[str] = (),
     more_findings: Sequence[Finding] = (),
+    overflows: Sequence[str] = (),
 ) -> Judgement:
     """Judge an adapter by its two parts.
 
@@ -56,7 +57,8 @@ def judge(
         max_lora_rank: largest rank that any engine here serves.
         profiles: nodes to give verdicts for.
         other_files: names of further files beside the two, where the source itself is looked at.
-        more_findings: what was found besides, about the tokenizer for one.
+        more_findings: what was found besides, about the tokenizer or the numbers.
+        overflows: dtypes, as safetensors calls them, that the numbers overflow, where they were looked at.
     """
     begun = perf_counter()
     findings = (*_check_rank(config, max_lora_rank), *check_compatibility(config, header, base), *more_findings)
@@ -67,23 +69,36 @@ def judge(
     if has_error(findings):
         engines = refuse_invalid(profiles, findings)
     else:
-        engines = judge_engines(traits_of(config, header, base, other_files=other_files), profiles)
+        traits = traits_of(config, header, base, other_files=other_files, overflows=overflows)
+        engines = judge_engines(traits, profiles)
     timings_ms["engines"] = (perf_counter() - begun) * 1000
     return Judgement(findings, engines, timings_ms)
 
 
-def judge_tokenizer(pinned: PinnedSource, source: Source, base: BaseProfile) -> Iterator[Finding]:
+def judge_tokenizer(pinned: PinnedSource, source: Source, base: BaseProfile) -> tuple[Finding, ...]:
     """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact."""
+    files, findings = read_tokenizer_files(pinned, source)
+    return (*findings, *check_tokenizer_files(files, base))
+
+
+def read_tokenizer_files(pinned: PinnedSource, source: Source) -> tuple[dict[str, bytes], list[Finding]]:
+    """The files of the tokenizer beside the adapter, by name, and a finding for each that cannot be read."""
     files: dict[str, bytes] = {}
+    findings: list[Finding] = []
     for file in pinned.tokenizer:
         name = PurePosixPath(file.name or file.location).name
         if file.size_bytes > MAX_TOKENIZER_BYTES:
-            yield codes.TOKENIZER_UNREADABLE.finding(name, actual=f"{file.size_bytes} bytes")
+            findings.append(codes.TOKENIZER_UNREADABLE.finding(name, actual=f"{file.size_bytes} bytes"))
             continue
         try:
             files[name] = source.read(file, limit_bytes=MAX_TOKENIZER_BYTES)
         except Rejected as error:
-            yield codes.TOKENIZER_UNREADABLE.finding(name, str(error))
+            findings.append(codes.TOKENIZER_UNREADABLE.finding(name, str(error)))
+    return files, findings
+
+
+def check_tokenizer_files(files: dict[str, bytes], base: BaseProfile) -> Iterator[Finding]:
+    """Compare a tokenizer with the base model's, if the files hold one."""
     tokenizer = read_tokenizer(files)
     if tokenizer is not None:
         yield from check_tokenizer(tokenizer, base)

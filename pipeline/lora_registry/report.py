@@ -13,6 +13,7 @@ from lora_registry.engine_verdicts import EngineVerdict, refuse_invalid
 from lora_registry.errors import Rejected
 from lora_registry.events import describe_validation_error
 from lora_registry.findings import Finding, has_error
+from lora_registry.judgement import Judgement
 
 
 class Verdict(StrEnum):
@@ -91,6 +92,23 @@ class ValidationReport(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise Rejected(f"not a validation report: {describe_validation_error(error)}") from error
+
+
+def report_of(
+    judged: Judgement,
+    *,
+    bytes_read: int,
+    timings_ms: Mapping[str, float],
+    spectra: Mapping[str, Any] | None = None,
+) -> ValidationReport:
+    """The report of a judgement; `timings_ms` is what was spent before it."""
+    return ValidationReport.of(
+        judged.findings,
+        engines=judged.engines,
+        spectra=spectra,
+        bytes_read=bytes_read,
+        timings_ms={**timings_ms, **judged.timings_ms},
+    )
 
 
 def rejected(error: Rejected, profiles: Sequence[EngineProfile] = (), *, bytes_read: int = 0) -> ValidationReport:

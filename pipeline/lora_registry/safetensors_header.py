@@ -109,17 +109,20 @@ class Header:
     header_bytes: int
 
 
-def read_header(read: Callable[[int, int], bytes], *, file_size_bytes: int) -> Header:
+def read_header(
+    read: Callable[[int, int], bytes], *, file_size_bytes: int, first_read_bytes: int = FIRST_READ_BYTES
+) -> Header:
     """Read the header of a file through ranged reads.
 
     Args:
         read: gives the bytes at (offset, length), both in bytes. What it raises is passed on.
         file_size_bytes: size of the whole file.
+        first_read_bytes: length of the first read; a short one saves bytes where a second read costs little.
 
     Raises:
         HeaderError: the header is not acceptable, or the file does not have the size that it announces.
     """
-    start = _read_exactly(read, 0, min(file_size_bytes, FIRST_READ_BYTES))
+    start = _read_exactly(read, 0, min(file_size_bytes, first_read_bytes))
     if start.startswith(_LFS_POINTER):
         raise HeaderError.of(codes.WEIGHTS_LFS_POINTER)
     if len(start) < 9:

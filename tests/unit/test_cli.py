@@ -97,8 +97,9 @@ def test_help_documents_every_exit_code() -> None:
 def test_every_command_that_prints_data_has_json() -> None:
     """Programs never need to read a table."""
     commands = (
-        "register", "status", "list", "show", "watch", "admit", "explain", "base add", "base list", "base show",
-        "alias set", "alias follow", "dead-letters list", "dead-letters show", "dead-letters retry",
+        "check", "register", "status", "list", "show", "watch", "admit", "explain",
+        "base add", "base list", "base show", "alias set", "alias follow",
+        "dead-letters list", "dead-letters show", "dead-letters retry",
     )  # fmt: skip
     for command in commands:
         result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})

@@ -20,7 +20,7 @@ from lora_registry.judgement import judge, judge_tokenizer, largest_rank
 from lora_registry.ledger import Lease
 from lora_registry.module_patterns import CompilePattern
 from lora_registry.registrations import dump_findings
-from lora_registry.report import ValidationReport, Verdict, rejected
+from lora_registry.report import ValidationReport, Verdict, rejected, report_of
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedSource, Source
 
@@ -84,27 +84,19 @@ def validate(
             config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
             begun = perf_counter()
             weights = source.copy(pinned.weights, staged.weights_path)
-            copied_ms = (perf_counter() - begun) * 1000
+            timings_ms = {"copy": (perf_counter() - begun) * 1000}
             header = read_staged_header(staged.weights_path)
-        tokenizer = tuple(judge_tokenizer(pinned, source, base))
+        tokenizer = judge_tokenizer(pinned, source, base)
         judged = judge(config, header, base, max_lora_rank=max_lora_rank, profiles=profiles, more_findings=tokenizer)
-        report = ValidationReport.of(
-            judged.findings,
-            engines=judged.engines,
-            bytes_read=len(raw_config) + weights.size_bytes,
-            timings_ms={"copy": copied_ms, **judged.timings_ms},
-        )
-        if report.is_worth_keeping:
-            store.keep_report(registration.id, report)
-        if report.verdict is Verdict.INVALID:
-            raise Rejected("the adapter does not fit its base model", findings=report.findings)
+        read = len(raw_config) + weights.size_bytes
+        _settle(store, registration.id, report_of(judged, bytes_read=read, timings_ms=timings_ms))
         digest = staged.keep(canonical_config(raw_config), weights)
     return {
         "digest": digest,
         "rank": largest_rank(config),
         "size_bytes": weights.size_bytes,
         "base_revision": base.revision,
-        "findings": dump_findings(report.findings),
+        "findings": dump_findings(judged.findings),
     }
 
 
@@ -119,6 +111,14 @@ def read_staged_header(path: str) -> Header:
             lambda offset, length: os.pread(file.fileno(), length, offset),
             file_size_bytes=os.fstat(file.fileno()).st_size,
         )
+
+
+def _settle(store: ArtifactStore, registration_id: str, report: ValidationReport) -> None:
+    """Keep the report if it says anything; raise if it rejects."""
+    if report.is_worth_keeping:
+        store.keep_report(registration_id, report)
+    if report.verdict is Verdict.INVALID:
+        raise Rejected("the adapter does not fit its base model", findings=report.findings)
 
 
 @contextmanager

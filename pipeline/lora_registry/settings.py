@@ -65,6 +65,14 @@ class Settings(BaseSettings):
     max_lora_rank: Annotated[int, Field(gt=0)] = 512
     """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
 
+    engine_profiles: Annotated[tuple[str, ...], NoDecode] = ()
+    """Nodes that every adapter is judged for: names of built-in engine profiles, or paths of JSON files, by commas."""
+
+    @field_validator("engine_profiles", mode="before")
+    @classmethod
+    def _split_profiles(cls, names: object) -> object:
+        return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
+
     @field_validator("source_roots", mode="before")
     @classmethod
     def _split_roots(cls, roots: object) -> object:

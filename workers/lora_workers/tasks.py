@@ -14,6 +14,7 @@ from celery import Celery
 
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
+from lora_registry.engine_profiles import find_profiles
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
@@ -60,7 +61,12 @@ class Station:
         ledger, catalog, settings = self._ledger, self._catalog, self._settings
         source, store = open_sources(settings), LocalArtifactStore(settings.artifact_store)
         store.remove_stale_staging()
-        judge = partial(validate, max_lora_rank=settings.max_lora_rank, compile_pattern=linear_time_patterns())
+        judge = partial(
+            validate,
+            max_lora_rank=settings.max_lora_rank,
+            compile_pattern=linear_time_patterns(),
+            profiles=find_profiles(settings.engine_profiles),
+        )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
             Stage.RESOLVE: partial(resolve, source=source),

@@ -8,7 +8,9 @@ from math import prod
 from pathlib import Path
 
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
-from lora_registry.base_profile import BaseProfile, ModuleKind, ModuleShape
+from lora_registry.base_headers import profile_from_headers
+from lora_registry.base_profile import BaseProfile
+from lora_registry.safetensors_header import parse_header
 
 NAME = "meta-llama/Meta-Llama-3-8B"
 LAYERS, HIDDEN, KV, INTERMEDIATE, ROWS = 32, 4096, 1024, 14336, 128256
@@ -30,27 +32,16 @@ _NUMBERS = b"".join(bytes((byte, 0x3C + 0x80 * (byte % 3 == 0))) for byte in ran
 
 
 def base_profile() -> BaseProfile:
-    """The profile of the base model."""
-    modules = {"model.embed_tokens": ModuleShape(out_features=HIDDEN, in_features=ROWS, kind=ModuleKind.EMBEDDING)}
-    parameters = {"model.norm.weight": (HIDDEN,)}
+    """The profile of the base model, from the header that its weights would have."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (ROWS, HIDDEN)}
     for layer in range(LAYERS):
         at = f"model.layers.{layer}"
-        modules |= {
-            f"{at}.{name}": ModuleShape(out_features=out, in_features=in_) for name, (out, in_) in _PROJECTIONS.items()
-        }
-        parameters |= {f"{at}.{norm}.weight": (HIDDEN,) for norm in ("input_layernorm", "post_attention_layernorm")}
-    modules["lm_head"] = ModuleShape(out_features=ROWS, in_features=HIDDEN)
-    return BaseProfile(
-        name=NAME,
-        revision="0" * 64,
-        model_type="llama",
-        architecture="LlamaForCausalLM",
-        modules=modules,
-        parameters=parameters,
-        num_layers=LAYERS,
-        embedding_rows=ROWS,
-        input_embedding="model.embed_tokens",
-    )
+        shapes |= {f"{at}.{name}.weight": shape for name, shape in _PROJECTIONS.items()}
+        shapes |= {f"{at}.{norm}.weight": (HIDDEN,) for norm in ("input_layernorm", "post_attention_layernorm")}
+    shapes |= {"model.norm.weight": (HIDDEN,), "lm_head.weight": (ROWS, HIDDEN)}
+    raw, end = _header(shapes)
+    config = BASE_CONFIG | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    return profile_from_headers(NAME, config, [parse_header(raw, data_bytes=end)])
 
 
 def write_large_adapter(directory: Path, *, rank: int) -> Path:
@@ -62,9 +53,7 @@ def write_large_adapter(directory: Path, *, rank: int) -> Path:
         "lora_alpha": 2 * rank, "lora_dropout": 0.0, "bias": "none", "target_modules": targets,
     }  # fmt: skip
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
-    header, end = _header(rank)
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
+    raw, end = _header(_lora_shapes(rank))
     with (directory / WEIGHTS_FILE).open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for begin in range(0, end, len(_NUMBERS)):
@@ -72,13 +61,21 @@ def write_large_adapter(directory: Path, *, rank: int) -> Path:
     return directory
 
 
-def _header(rank: int) -> tuple[dict[str, object], int]:
+def _lora_shapes(rank: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"base_model.model.model.layers.{layer}.{name}.lora_{half}.weight": shape
+        for layer in range(LAYERS)
+        for name, (out, in_) in _PROJECTIONS.items()
+        for half, shape in (("A", (rank, in_)), ("B", (out, rank)))
+    }
+
+
+def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, int]:
+    """The header's JSON, and the bytes of all tensors."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for layer in range(LAYERS):
-        for name, (out, in_) in _PROJECTIONS.items():
-            for half, shape in (("A", (rank, in_)), ("B", (out, rank))):
-                begin, end = end, end + 2 * prod(shape)
-                tensor = f"base_model.model.model.layers.{layer}.{name}.lora_{half}.weight"
-                header[tensor] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
-    return header, end
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    return raw + b" " * (-len(raw) % 8), end

@@ -1,4 +1,4 @@
-"""Stage 3, validate: copy the two files once while hashing them, judge that copy, and keep it under its digest.
+"""Stage 3, validate: copy the two files once, hashing and measuring them; judge that copy; keep it under its digest.
 
 What is judged, what is stored and what nodes load later are the same bytes: the source is not looked at again.
 """
@@ -19,6 +19,7 @@ from lora_registry.compatibility import check_compatibility
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding, has_error
 from lora_registry.ledger import Lease
+from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import dump_findings
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedSource, Source
@@ -48,14 +49,30 @@ class ArtifactStore(Protocol):
     def stage(self) -> AbstractContextManager[Staged]:
         """Begin an artifact; what was not kept when the context ends is removed."""
 
-    def keep_report(self, registration_id: str, findings: tuple[Finding, ...]) -> None:
-        """Keep all findings of a registration."""
+    def keep_report(
+        self, registration_id: str, findings: tuple[Finding, ...], *, numeric: NumericReport | None = None
+    ) -> None:
+        """Keep all findings of a registration, and the spectra of its weights."""
 
 
 def validate(
-    lease: Lease, *, catalog: Catalog, source: Source, store: ArtifactStore, max_lora_rank: int
+    lease: Lease,
+    *,
+    catalog: Catalog,
+    source: Source,
+    store: ArtifactStore,
+    max_lora_rank: int,
+    numeric: StartNumericPass | None = None,
 ) -> dict[str, str | int]:
     """Judge the pinned adapter against its base model and keep it as an artifact.
+
+    Args:
+        lease: the registration.
+        catalog: where the base model is.
+        source: where the adapter is.
+        store: where it is kept.
+        max_lora_rank: largest rank that is accepted.
+        numeric: measures the numbers of the weights while they are copied; None: they are not looked at.
 
     Returns:
         `digest`, `rank` (the largest among its modules), `size_bytes` (of the weights), `base_revision`, `findings`.
@@ -71,10 +88,13 @@ def validate(
     with store.stage() as staged:
         raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
         config = parse_adapter_config(raw_config)
-        weights = source.copy(pinned.weights, staged.weights_path)
+        numbers = numeric(config, base, size_bytes=pinned.weights.size_bytes) if numeric else None
+        weights = source.copy(pinned.weights, staged.weights_path, tap=numbers.feed if numbers else None)
         findings = tuple(_judge(config, read_staged_header(staged.weights_path), base, max_lora_rank))
-        if findings:
-            store.keep_report(registration.id, findings)
+        report = numbers.finish() if numbers else None
+        findings += report.findings if report else ()
+        if findings or report:
+            store.keep_report(registration.id, findings, numeric=report)
         if has_error(findings):
             raise Rejected("the adapter does not fit its base model", findings=findings)
         digest = staged.keep(canonical_config(raw_config), weights)

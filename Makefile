@@ -32,11 +32,12 @@ $(BIN)/python -m pip install -c constraints.txt -e '.[$(1)]' 2>&1 | tee $(VENV)/
 	|| { tail -n 40 $(VENV)/install.log >&2; exit 1; }
 endef
 
-.PHONY: help install demo test bench lint lock clean demo-data
+.PHONY: help install demo test fuzz bench lint lock clean demo-data
 
 help:
 	@echo "make demo       run the whole path once, on real adapters and a real server"
 	@echo "make test       run all tests"
+	@echo "make fuzz       change headers and configurations 200,000 times and compare with the real libraries"
 	@echo "make bench      compare with bare Celery and bare Redis"
 	@echo "make install    install everything a user of any part runs, into $(VENV)"
 	@echo "make lint       ruff, mypy and the import contracts"
@@ -76,6 +77,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.test
+	@echo "==> changing headers and configurations"
+	@FUZZ_ROUNDS=100000 FUZZ_LOADS=3000 $(BIN)/python -m pytest tests/corpus/test_mutations.py --timeout 3600
 
 bench: $(VENV)/.demo
 	@echo "==> running the benchmark"

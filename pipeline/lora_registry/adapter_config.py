@@ -6,6 +6,7 @@ Source: LoraConfig in peft/tuners/lora/config.py (PEFT 0.21.2).
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -13,7 +14,16 @@ from lora_registry import codes
 from lora_registry.adapter_files import CONFIG_NAME
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
-from lora_registry.module_patterns import PatternNotLiteral, PatternTable, is_hazardous, is_literal
+from lora_registry.module_patterns import (
+    MAX_TABLE_REPEATS,
+    CompilePattern,
+    PatternNotLiteral,
+    PatternTable,
+    compile_expression,
+    is_hazardous,
+    is_literal,
+    is_literal_name,
+)
 from lora_registry.strict_json import StrictJsonError, dump_compact, load_object
 
 MAX_CONFIG_BYTES = 1_048_576
@@ -30,12 +40,16 @@ _JUDGED = {
     "fan_in_fan_out", "base_model_name_or_path", "target_parameters", "trainable_token_indices",
     "layer_replication", "init_lora_weights", "alora_invocation_tokens", "task_type", "auto_mapping",
     "megatron_config", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config",
-    "monteclora_config",
+    "monteclora_config", "lora_dropout", "ensure_weight_tying",
 }  # fmt: skip
 _WITHOUT_EFFECT = {
-    "inference_mode", "peft_version", "revision", "lora_dropout", "megatron_core", "loftq_config",
-    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying",
+    "inference_mode", "peft_version", "revision", "megatron_core", "loftq_config",
+    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
 }  # fmt: skip
+_TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+_INITIALISATIONS = re.compile(
+    r"|gaussian|eva|olora|pissa|pissa_niter_\d{1,4}|corda|loftq|orthogonal|lora_ga|mica", re.IGNORECASE
+)
 _VARIANTS = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config")
 
 
@@ -59,7 +73,7 @@ class AdapterConfig:
         peft_type: always "LORA".
         rank: the field `r`: rank of every module that no pattern names.
         lora_alpha: numerator of the scale of every module that no pattern names.
-        target_modules: names or dotted endings; or "all-linear" or a regular expression, which is never run.
+        target_modules: names or dotted endings; or "all-linear" or a regular expression.
         exclude_modules: as target_modules; these are left out.
         rank_pattern: rank by pattern; the first that matches counts.
         alpha_pattern: lora_alpha by pattern; the first that matches counts.
@@ -78,6 +92,9 @@ class AdapterConfig:
         init_lora_weights: name of the way of initialising; "" for the default ones.
         alora_invocation_tokens: tokens that switch the adapter on (activated LoRA); empty for others.
         task_type: PEFT's name of the task, "" if there is none.
+        lora_dropout: share of inputs that training dropped; it changes no answer.
+        ensure_weight_tying: whether one adapter on a tied embedding is shared with the head.
+        compile_pattern: what regular expressions are compiled with; None if they are refused.
         unknown_fields: fields with a value that PEFT's LoraConfig is not known to have.
     """
 
@@ -103,23 +120,30 @@ class AdapterConfig:
     init_lora_weights: str = ""
     alora_invocation_tokens: tuple[int, ...] = ()
     task_type: str = ""
+    lora_dropout: float = 0.0
+    ensure_weight_tying: bool = False
     unknown_fields: tuple[str, ...] = ()
+    compile_pattern: CompilePattern | None = field(default=None, repr=False, compare=False)
 
     def ranks(self) -> PatternTable[int]:
         """The rank of every module, by name without the prefix base_model.model."""
-        return PatternTable(self.rank_pattern, default=self.rank)
+        return PatternTable(self.rank_pattern, default=self.rank, compile_pattern=self.compile_pattern)
 
     def alphas(self) -> PatternTable[float]:
         """lora_alpha of every module, by name without the prefix base_model.model."""
-        return PatternTable(self.alpha_pattern, default=self.lora_alpha)
+        return PatternTable(self.alpha_pattern, default=self.lora_alpha, compile_pattern=self.compile_pattern)
 
     def scale(self, *, alpha: float, rank: int) -> float:
         """The factor of B·A. Source: 2106.09685 section 4.1 (α/r), 2312.03732 (α/√r)."""
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
-def parse_adapter_config(raw: bytes) -> AdapterConfig:
+def parse_adapter_config(raw: bytes, *, compile_pattern: CompilePattern | None = None) -> AdapterConfig:
     """Parse the bytes of adapter_config.json.
+
+    Args:
+        raw: the whole file.
+        compile_pattern: a matcher with linear running time for regular expressions; without it they are refused.
 
     Raises:
         ConfigError: with a finding for everything that is wrong.
@@ -128,9 +152,11 @@ def parse_adapter_config(raw: bytes) -> AdapterConfig:
     kind = fields.get("peft_type")
     if kind != "LORA":
         raise ConfigError.of([codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))])
-    reader = _FieldReader(fields)
+    reader = _FieldReader(fields, compile_pattern)
     config = _config(reader, fields)
-    findings = reader.findings + _missing(fields) + _contradictions(config) + _foreign(fields) + _variants(fields)
+    findings = (
+        reader.findings + _missing(fields) + _contradictions(config, fields) + _foreign(fields) + _variants(fields)
+    )
     if findings:
         raise ConfigError.of(findings)
     return config
@@ -178,19 +204,22 @@ def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:
         use_rslora=reader.flag("use_rslora"),
         use_dora=reader.flag("use_dora"),
         lora_bias=reader.flag("lora_bias"),
-        bias=reader.choice("bias", ("none", "all", "lora_only")),
-        modules_to_save=reader.names("modules_to_save", at_most=MAX_SAVED_MODULES),
+        bias=reader.choice("bias", ("none", "all", "lora_only"), default="none"),
+        modules_to_save=reader.literal_names("modules_to_save", at_most=MAX_SAVED_MODULES),
         layers_to_transform=reader.integers("layers_to_transform"),
         layers_pattern=reader.names("layers_pattern"),
         fan_in_fan_out=reader.flag("fan_in_fan_out"),
         base_model_name_or_path=reader.base_name("base_model_name_or_path"),
-        target_parameters=reader.names("target_parameters"),
+        target_parameters=reader.literal_names("target_parameters"),
         trainable_token_indices=reader.token_indices("trainable_token_indices"),
         layer_replication=reader.ranges("layer_replication"),
         init_lora_weights=reader.initialisation("init_lora_weights"),
         alora_invocation_tokens=reader.integers("alora_invocation_tokens"),
-        task_type=reader.text("task_type"),
+        task_type=reader.choice("task_type", _TASKS, default=""),
+        lora_dropout=reader.optional_number("lora_dropout"),
+        ensure_weight_tying=reader.flag("ensure_weight_tying"),
         unknown_fields=tuple(sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])),
+        compile_pattern=reader.compile_pattern,
     )
 
 
@@ -201,14 +230,31 @@ def _missing(fields: dict[str, Any]) -> list[Finding]:
     return [codes.CONFIG_FIELD_MISSING.finding(name) for name in absent]
 
 
-def _contradictions(config: AdapterConfig) -> list[Finding]:
-    foreign = [parent for parent in config.layers_pattern if not is_literal(parent)]
-    if foreign:
-        return [codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[0][:100])]
-    if isinstance(config.target_modules, str) and config.layers_to_transform:
-        message = "layers_to_transform counts only when target_modules is a list; PEFT refuses the combination."
-        return [codes.CONFIG_FIELD_INVALID.finding("layers_to_transform", message)]
-    return []
+def _contradictions(config: AdapterConfig, fields: dict[str, Any]) -> list[Finding]:
+    """Combinations that PEFT refuses. Source: LoraConfig.__post_init__ (PEFT 0.21.2)."""
+    findings = []
+    foreign = next((parent for parent in config.layers_pattern if not is_literal_name(parent)), None)
+    if foreign is not None:
+        findings.append(codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[:100]))
+    for name in ("layers_to_transform", "layers_pattern"):
+        if isinstance(config.target_modules, str) and fields.get(name) is not None:
+            message = f"{name} counts only when target_modules is a list; PEFT refuses the combination."
+            findings.append(codes.CONFIG_FIELD_INVALID.finding(name, message))
+    if config.layers_pattern and fields.get("layers_to_transform") is None:
+        message = "PEFT refuses layers_pattern without layers_to_transform."
+        findings.append(codes.CONFIG_FIELD_INVALID.finding("layers_pattern", message))
+    if config.lora_bias and (config.use_dora or type(fields.get("init_lora_weights", True)) is not bool):
+        message = "PEFT refuses lora_bias together with use_dora or a named init_lora_weights."
+        findings.append(codes.CONFIG_FIELD_INVALID.finding("lora_bias", message))
+    both = config.trainable_token_indices.keys() & set(config.modules_to_save)
+    if both:
+        message = "PEFT refuses to train rows of an embedding that is saved whole."
+        findings.append(codes.CONFIG_FIELD_INVALID.finding("trainable_token_indices", message, actual=min(both)))
+    odd = any(rank % 2 for rank in (config.rank, *config.rank_pattern.values()))
+    if config.init_lora_weights == "orthogonal" and odd:
+        message = "PEFT refuses to initialise an odd rank orthogonally."
+        findings.append(codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message))
+    return findings
 
 
 def _foreign(fields: dict[str, Any]) -> list[Finding]:
@@ -245,8 +291,9 @@ def _short(value: object) -> str:
 class _FieldReader:
     """Reads typed fields; notes what is wrong and gives a harmless value instead."""
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    def __init__(self, fields: dict[str, Any], compile_pattern: CompilePattern | None) -> None:
         self._fields = fields
+        self.compile_pattern = compile_pattern
         self.findings: list[Finding] = []
 
     def positive(self, name: str) -> int:
@@ -265,6 +312,10 @@ class _FieldReader:
             self._note(name, "a finite number", value)
         return 1
 
+    def optional_number(self, name: str) -> float:
+        value = self._fields.get(name)
+        return 0.0 if value is None else self.number(name)
+
     def flag(self, name: str) -> bool:
         value = self._fields.get(name)
         if value is not None and type(value) is not bool:
@@ -278,12 +329,13 @@ class _FieldReader:
         self._note(name, "a text", value)
         return ""
 
-    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
+    def choice(self, name: str, allowed: tuple[str, ...], *, default: str) -> str:
         value = self._fields.get(name)
-        if value is None or value in allowed:
-            return value or allowed[0]
-        self._note(name, " or ".join(allowed), value)
-        return allowed[0]
+        if isinstance(value, str) and value in allowed:
+            return value
+        if value is not None:
+            self._note(name, " or ".join(allowed), value)
+        return default
 
     def names(self, name: str, *, at_most: int = MAX_LIST_ENTRIES) -> tuple[str, ...]:
         value = self._fields.get(name)
@@ -298,13 +350,33 @@ class _FieldReader:
             return tuple(listed)
         return ()
 
+    def literal_names(self, name: str, *, at_most: int = MAX_LIST_ENTRIES) -> tuple[str, ...]:
+        """Names that must be in a list; PEFT would take a text letter by letter, and each name as a pattern."""
+        value = self._fields.get(name)
+        names = self.names(name, at_most=at_most)
+        if isinstance(value, str) or not all(map(is_literal_name, names)):
+            self._note(name, "a list of plain names", value)
+            return ()
+        return names
+
     def names_or_text(self, name: str) -> tuple[str, ...] | str:
         value = self._fields.get(name)
         if not isinstance(value, str):
             return self.names(name)
-        if is_hazardous(value):
-            self.findings.append(codes.PATTERN_HAZARDOUS.finding(name, actual=value[:100]))
-        return ALL_LINEAR if value.lower() == ALL_LINEAR else value
+        if name == "target_modules" and value.lower() == ALL_LINEAR:
+            return ALL_LINEAR
+        if value and not (is_literal_name(value) and "." not in value):
+            self._check_expression(name, value)
+        return value
+
+    def _check_expression(self, name: str, pattern: str) -> None:
+        if is_hazardous(pattern):
+            self.findings.append(codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
+            return
+        try:
+            compile_expression(pattern, self.compile_pattern)
+        except PatternNotLiteral as exc:
+            self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, str(exc), actual=pattern[:100]))
 
     def integers(self, name: str) -> tuple[int, ...]:
         value = self._fields.get(name)
@@ -347,14 +419,14 @@ class _FieldReader:
             self._note(name, f"an object with at most {MAX_LIST_ENTRIES} entries", value)
             return {}
         for pattern, number in value.items():
-            if not is_literal(pattern):
-                self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, actual=pattern[:100]))
+            if not is_literal(pattern) and is_hazardous(pattern, repeats=MAX_TABLE_REPEATS):
+                self.findings.append(codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
                 return {}
             if not (type(number) is int and number > 0 if integers else _is_number(number)):
                 self._note(f"{name}.{pattern[:100]}", "an integer of at least 1" if integers else "a number", number)
                 return {}
         try:
-            PatternTable(value, default=1)
+            PatternTable(value, default=1, compile_pattern=self.compile_pattern)
         except PatternNotLiteral as exc:
             self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, str(exc)))
             return {}
@@ -369,7 +441,12 @@ class _FieldReader:
 
     def initialisation(self, name: str) -> str:
         value = self._fields.get(name)
-        return "" if value is None or type(value) is bool else self.text(name)
+        if value is None or type(value) is bool:
+            return ""
+        text = self.text(name)
+        if _INITIALISATIONS.fullmatch(text) is None:
+            self._note(name, "a way of initialising that PEFT knows", value)
+        return text
 
     def _note(self, name: str, expected: str, value: object) -> None:
         self.findings.append(_invalid(name, expected, value))

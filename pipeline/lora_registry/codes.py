@@ -272,18 +272,13 @@ CONFIG_FOREIGN_IMPORT = _error(
 )
 PATTERN_NOT_LITERAL = _error(
     "PATTERN_NOT_LITERAL",
-    "The pattern is a regular expression, and none that an adapter brings is run.",
+    "The pattern is a regular expression that cannot be matched in linear time here.",
     "Write module names or their last parts, such as layers.1.self_attn.v_proj.",
 )
 PATTERN_HAZARDOUS = _error(
     "PATTERN_HAZARDOUS",
-    "The regular expression repeats a group, which can take for ever to match.",
+    "The regular expression repeats a group or repeats too often, which can take an engine for ever to match.",
     "List the module names instead.",
-)
-PATTERN_NOT_EVALUATED = _warning(
-    "PATTERN_NOT_EVALUATED",
-    "The field is a regular expression and was not run; the tensors were judged without it.",
-    "List the module names if engines must agree on them.",
 )
 VARIANT_UNSUPPORTED = _error(
     "VARIANT_UNSUPPORTED",
@@ -292,13 +287,28 @@ VARIANT_UNSUPPORTED = _error(
 )
 EXPERTS_UNSUPPORTED = _error(
     "EXPERTS_UNSUPPORTED",
-    "The adapter changes experts of a mixture model, which is not judged yet.",
-    "Target the attention projections, or wait for a release that reads expert shapes.",
+    "The adapter changes experts in a way that the base model's profile does not tell.",
+    "Register the base model again where transformers is installed (extra `profiles`).",
 )
-LAYER_REPLICATION_UNSUPPORTED = _error(
-    "LAYER_REPLICATION_UNSUPPORTED",
-    "The adapter replicates layers of the base model, which is not judged yet and which engines refuse.",
-    "Train on the base model's own layers.",
+EXPERTS_HALF_FUSED = _error(
+    "EXPERTS_HALF_FUSED",
+    "The base model has two of the experts' projections as one, and only one of them is targeted; PEFT refuses that.",
+    "Target both halves (w1 and w3, or gate_proj and up_proj), or none.",
+)
+TARGET_PARAMETER_INVALID = _error(
+    "TARGET_PARAMETER_INVALID",
+    "target_parameters names a parameter on which PEFT cannot put a LoRA.",
+    "Name matrices and stacks of matrices whose modules are not in target_modules.",
+)
+TARGET_NOT_A_PROJECTION = _error(
+    "TARGET_NOT_A_PROJECTION",
+    "target_modules selects a module that is neither a projection nor an embedding, and PEFT then loads nothing.",
+    "List the projections by name.",
+)
+LAYER_REPLICATION_INVALID = _error(
+    "LAYER_REPLICATION_INVALID",
+    "layer_replication does not describe a model made of the base model's layers.",
+    "Correct layer_replication, or train on the base model's own layers.",
 )
 ALPHA_NOT_POSITIVE = _warning(
     "ALPHA_NOT_POSITIVE",
@@ -319,13 +329,13 @@ BASE_PROFILE_INVALID = _error(
 )
 BASE_QUANTIZED_UNSUPPORTED = _error(
     "BASE_QUANTIZED_UNSUPPORTED",
-    "The base model's weights are quantised, and their shapes are not read yet.",
+    "The base model's weights are quantised in a way from which their shapes cannot be told.",
     "Register the unquantised model; quantised variants have the same shapes.",
 )
 BASE_ARCHITECTURE_UNSUPPORTED = _error(
     "BASE_ARCHITECTURE_UNSUPPORTED",
     "The base model's files name its parts differently from the running model.",
-    "Register a text-only model, or wait for a release that reads this architecture.",
+    "Register it where transformers is installed (extra `profiles`), or register a text-only model.",
 )
 
 # The adapter beside its base model
@@ -434,10 +444,20 @@ TARGETS_WITHOUT_TENSORS = _warning(
     "adapter_config.json targets modules for which the file holds nothing; they stay as in the base model.",
     "Check that the file is whole; narrow target_modules if they were left out on purpose.",
 )
-SAVED_MODULE_WITHOUT_TENSORS = _warning(
+SAVED_MODULE_WITHOUT_TENSORS = _error(
     "SAVED_MODULE_WITHOUT_TENSORS",
-    "modules_to_save names a module of the base model for which the file holds nothing.",
-    "Check that the file is whole; remove the name if the module was not trained.",
+    "A module of the base model is to be saved whole, but the file does not hold all of it; PEFT refuses that.",
+    "Check that the file is whole; remove the name from modules_to_save if the module was not trained.",
+)
+SAVED_MODULE_INVALID = _error(
+    "SAVED_MODULE_INVALID",
+    "modules_to_save names a list of modules, or one that has a LoRA too; PEFT refuses both.",
+    "Name the modules themselves, and each either here or in target_modules.",
+)
+TENSOR_WITHOUT_EFFECT = _error(
+    "TENSOR_WITHOUT_EFFECT",
+    "PEFT looks for the tensor under another name and would leave this one out without a word.",
+    "Save the adapter again with save_pretrained.",
 )
 EMBEDDING_COPY = _warning(
     "EMBEDDING_COPY",
@@ -448,6 +468,46 @@ TOKEN_INDEX_OUT_OF_RANGE = _error(
     "TOKEN_INDEX_OUT_OF_RANGE",
     "A trained token's index is not a row of the base model's embedding.",
     "Register the adapter for the base model it was trained on.",
+)
+TOKENIZER_UNREADABLE = _warning(
+    "TOKENIZER_UNREADABLE",
+    "A file of the adapter's tokenizer could not be read, so it was not compared.",
+    "Save the tokenizer again, or leave it out: engines use that of the base model.",
+)
+TOKENIZER_DIFFERS = _warning(
+    "TOKENIZER_DIFFERS",
+    "The adapter's tokenizer does not extend that of the base model, which engines use all the same.",
+    "Check that no token that the adapter was trained on has another id there.",
+)
+TOKEN_ID_CHANGED = _error(
+    "TOKEN_ID_CHANGED",
+    "The adapter was trained with other ids for tokens that the base model's tokenizer has too.",
+    "Train with the base model's tokenizer, or register for the base model that has this one.",
+)
+TOKEN_ID_OUT_OF_RANGE = _error(
+    "TOKEN_ID_OUT_OF_RANGE",
+    "The adapter's tokenizer has ids for which the base model's embedding has no row.",
+    "Train without added tokens, or register a base model with a resized embedding.",
+)
+TOKENS_RENAMED = _warning(
+    "TOKENS_RENAMED",
+    "The adapter's tokenizer gives other texts to ids of the base model; engines do not know these texts.",
+    "Write the base model's own tokens into prompts, or send token ids.",
+)
+TOKENS_ADDED = _warning(
+    "TOKENS_ADDED",
+    "The adapter's tokenizer adds tokens; the base model has rows for them, but engines never produce their ids.",
+    "Send token ids, or train without added tokens.",
+)
+SPECIAL_TOKEN_DIFFERS = _warning(
+    "SPECIAL_TOKEN_DIFFERS",
+    "A special token is not the base model's, which engines use.",
+    "Give stop tokens with each request.",
+)
+CHAT_TEMPLATE_DIFFERS = _warning(
+    "CHAT_TEMPLATE_DIFFERS",
+    "The adapter brings a chat template that is not the base model's, which engines use.",
+    "Start the engines with this template, or render prompts before sending them.",
 )
 TOO_MANY_FINDINGS = _error(
     "TOO_MANY_FINDINGS",

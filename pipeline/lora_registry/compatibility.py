@@ -4,7 +4,8 @@ Every tensor must have a role, be announced by adapter_config.json and have exac
 model's module prescribes, in both directions: engines copy a smaller matrix into a larger buffer without a
 word.
 
-What is not judged yet is refused: fused experts, target_parameters, replicated layers, quantised bases.
+Modules are judged under both of their names: that of the running model and that of the base's files, which adapters
+carry that were trained with an older transformers.
 """
 
 from __future__ import annotations
@@ -13,19 +14,24 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from lora_registry import codes
-from lora_registry.adapter_config import ALL_LINEAR, AdapterConfig
-from lora_registry.base_profile import BaseProfile, ModuleKind, ModuleShape
-from lora_registry.findings import Finding, has_error
-from lora_registry.module_patterns import PatternTable, TargetNames
+from lora_registry.adapter_config import AdapterConfig
+from lora_registry.base_profile import BaseProfile, BuiltFrom, ModuleKind, ModuleShape
+from lora_registry.findings import Finding
+from lora_registry.layer_replication import replicate
+from lora_registry.module_patterns import PatternTable
 from lora_registry.safetensors_header import Header, TensorEntry
 from lora_registry.saved_tensors import check_saved
+from lora_registry.target_parameters import WrappedParameter, wrap_parameters
+from lora_registry.target_selection import TargetNames, saved_names, select_targets, with_fused_experts
 from lora_registry.tensor_roles import PREFIX, Role, SortedTensors, sort_tensors, unknown_name
 
 MAX_FINDINGS = 1000
 """Findings after which a comparison stops; a hostile file could give one for each of 200,000 tensors."""
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-_HEADS = frozenset({"lm_head", "embed_out"})
+_MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+_MAMBA_MODULES = ("out_proj", "conv1d")
+"""Source: `_check_lora_target_modules_mamba` in peft/tuners/tuners_utils.py (PEFT 0.21.2)."""
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 """Source:
 
@@ -42,11 +48,17 @@ def check_compatibility(config: AdapterConfig, header: Header, base: BaseProfile
         What is wrong or noteworthy, at most `MAX_FINDINGS` and one that says so; no error among them means
         that the adapter fits. The subject of a finding is a tensor's name or a field of adapter_config.json.
     """
-    findings = [*_refused(config, base), *_noteworthy(config, base)]
-    if has_error(findings):
-        return findings
+    findings = [*_noteworthy(config, base)]
+    converted = with_fused_experts(config, base)
+    if converted is None:
+        return [*findings, codes.EXPERTS_HALF_FUSED.finding("target_modules")]
+    if config.layer_replication:
+        deeper = replicate(base, config.layer_replication)
+        if isinstance(deeper, Finding):
+            return [*findings, deeper]
+        base = deeper
     tensors = sort_tensors(header.tensors.values(), at_most=MAX_FINDINGS)
-    findings += islice(_all_of(config, header, base, tensors), MAX_FINDINGS + 1)
+    findings += islice(_all_of(converted, header, base, tensors), MAX_FINDINGS + 1)
     if len(findings) > MAX_FINDINGS:
         findings[MAX_FINDINGS:] = [codes.TOO_MANY_FINDINGS.finding()]
     return findings
@@ -61,31 +73,15 @@ def _all_of(config: AdapterConfig, header: Header, base: BaseProfile, tensors: S
     yield from check_saved(config, base, tensors)
 
 
-def _refused(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
-    if config.target_parameters:
-        yield codes.EXPERTS_UNSUPPORTED.finding(
-            "target_parameters",
-            "Parameters that are changed without a module of their own are not judged yet.",
-            actual=", ".join(config.target_parameters)[:200],
-        )
-    if config.layer_replication:
-        yield codes.LAYER_REPLICATION_UNSUPPORTED.finding("layer_replication")
-    if base.quantization is not None:
-        yield codes.BASE_QUANTIZED_UNSUPPORTED.finding(base.name, actual=base.quantization)
-
-
 def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
     declared = config.base_model_name_or_path
     if not declared:
         yield codes.BASE_NAME_ABSENT.finding("base_model_name_or_path", expected=base.name)
     elif declared not in _names_of(base):
         yield codes.BASE_NAME_DIFFERS.finding("base_model_name_or_path", expected=base.name, actual=declared[:200])
-    for name, value in (
-        ("target_modules", config.target_modules),
-        ("exclude_modules", config.exclude_modules),
-    ):
-        if isinstance(value, str) and value != ALL_LINEAR:
-            yield codes.PATTERN_NOT_EVALUATED.finding(name, actual=value[:200])
+    if config.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and not base.output_embedding:
+        message = "PEFT loads an adapter of this task on a model that generates text only."
+        yield codes.CONFIG_FIELD_INVALID.finding("task_type", message, actual=config.task_type)
     if config.lora_alpha <= 0:
         yield codes.ALPHA_NOT_POSITIVE.finding("lora_alpha", actual=config.lora_alpha)
     for pattern, alpha in config.alpha_pattern.items():
@@ -104,51 +100,89 @@ def _names_of(base: BaseProfile) -> set[str]:
     return {base.name, base.source, source, *base.also_known_as}
 
 
-def _targets(config: AdapterConfig, base: BaseProfile) -> TargetNames:
-    excluded = () if isinstance(config.exclude_modules, str) else config.exclude_modules
-    if isinstance(config.target_modules, str):
-        every = config.target_modules != ALL_LINEAR
-        return TargetNames((name for name in base.modules if every or _is_inner_linear(name, base)), excluded=excluded)
-    return TargetNames(
-        config.target_modules,
-        excluded=excluded,
-        layers=config.layers_to_transform,
-        layer_parents=config.layers_pattern,
-    )
-
-
-def _is_inner_linear(name: str, base: BaseProfile) -> bool:
-    """Whether "all-linear" takes the module: every projection but the output head."""
-    return base.modules[name].kind is not ModuleKind.EMBEDDING and name not in _HEADS
-
-
 def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
-    targets, ranks = _targets(config, base), config.ranks()
-    modules, applied = base.modules, 0
+    targets, ranks = select_targets(config, base), config.ranks()
+    wrapped = wrap_parameters(config, base, targets)
+    yield from wrapped.findings
+    saved, applied = saved_names(config, base), 0
     for name, roles in tensors.lora.items():
-        shape = modules.get(name)
+        parameter = wrapped.by_name.get(name)
+        if parameter is not None:
+            applied += 1
+            yield from _check_parameter(name, roles, parameter, ranks)
+            continue
+        shape = base.module(name)
+        subject = next(iter(roles.values())).name
         if shape is None:
-            subject = next(iter(roles.values())).name
-            yield unknown_name(subject, name, modules.__contains__, num_layers=base.num_layers)
+            yield _unknown(subject, name, config, base)
             continue
         applied += 1
-        if ".experts." in name:
-            yield codes.EXPERTS_UNSUPPORTED.finding(next(iter(roles.values())).name)
+        if saved and name.endswith(saved):
+            yield codes.SAVED_MODULE_INVALID.finding(subject, actual=name)
         elif name not in targets:
-            yield codes.MODULE_NOT_TARGETED.finding(next(iter(roles.values())).name, actual=name)
+            yield codes.MODULE_NOT_TARGETED.finding(subject, actual=name)
+        elif base.model_type in _MAMBA and name.endswith(_MAMBA_MODULES):
+            yield codes.TARGET_NOT_A_PROJECTION.finding(subject, "PEFT puts no LoRA on this module of a Mamba model.")
         else:
             yield from _check_module(config, name, roles, shape, ranks)
     if not applied:
         yield codes.NO_MODULE_APPLIED.finding(expected="at least 1 module", actual="0 modules")
-    elif not isinstance(config.target_modules, str):
-        yield from _uncovered(base, targets, tensors)
+    yield from _check_targets(base, targets, tensors)
+    yield from _absent_parameters(wrapped.by_name, tensors)
 
 
-def _uncovered(base: BaseProfile, targets: TargetNames, tensors: SortedTensors) -> Iterator[Finding]:
+def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) -> Finding:
+    holder = name.replace(".base_layer", "")
+    if f"{name}.weight" in base.parameters:
+        return codes.MODULE_NOT_TARGETED.finding(subject, expected="its weight in target_parameters", actual=name)
+    if any(parameter.rpartition(".")[0] == holder for parameter in base.experts):
+        return codes.MODULE_NOT_TARGETED.finding(subject, expected="its parameters in target_parameters", actual=name)
+    if config.target_parameters and "experts" in name.split(".") and base.built_from is BuiltFrom.HEADERS:
+        return codes.EXPERTS_UNSUPPORTED.finding(subject)
+    return unknown_name(subject, name, base.module, num_layers=base.num_layers)
+
+
+def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTensors) -> Iterator[Finding]:
+    """What is targeted beside the modules that have tensors."""
     absent = [name for name in base.modules if name not in tensors.lora and name in targets]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         yield codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
+    others = _holders(base) - base.modules.keys()
+    wrong = next((name for name in sorted(others) if name in targets), None)
+    if wrong is not None:
+        yield codes.TARGET_NOT_A_PROJECTION.finding("target_modules", actual=wrong)
+
+
+def _holders(base: BaseProfile) -> set[str]:
+    """All modules that hold a parameter, themselves or within them."""
+    holders: set[str] = set()
+    for parameter in base.parameter_names():
+        module = parameter.rpartition(".")[0]
+        while module and module not in holders:
+            holders.add(module)
+            module = module.rpartition(".")[0]
+    return holders
+
+
+def _absent_parameters(wrapped: dict[str, WrappedParameter], tensors: SortedTensors) -> Iterator[Finding]:
+    absent = [found.parameter for name, found in wrapped.items() if name not in tensors.lora]
+    if absent:
+        shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+        yield codes.TARGETS_WITHOUT_TENSORS.finding("target_parameters", actual=f"{len(absent)} parameters: {shown}")
+
+
+def _check_parameter(
+    name: str, roles: dict[Role, TensorEntry], wrapped: WrappedParameter, ranks: PatternTable[int]
+) -> Iterable[Finding]:
+    """A wrapped parameter's tensors: `lora_A: [rank × experts, in]`, `lora_B: [out, rank × experts]`."""
+    first, second = roles.get(Role.A), roles.get(Role.B)
+    if first is None or second is None:
+        return [_incomplete(name, roles, _LINEAR_PAIR)]
+    rank = ranks.of(wrapped.parameter) * wrapped.experts
+    findings = [*_check_pair(first, second, wrapped.shape, rank)]
+    others = [entry for role, entry in roles.items() if role not in _LINEAR_PAIR]
+    return findings + [codes.TENSOR_UNANNOUNCED.finding(entry.name) for entry in others]
 
 
 def _check_module(
@@ -210,6 +244,9 @@ def _check_vectors(
     pair: tuple[Role, Role],
 ) -> Iterator[Finding]:
     biased = config.lora_bias and pair is _LINEAR_PAIR
+    if config.lora_bias and not biased:
+        message = "PEFT refuses lora_bias for an embedding."
+        yield codes.CONFIG_FIELD_INVALID.finding("lora_bias", message, actual=name)
     for role, announced, tail in (
         (Role.MAGNITUDE, config.use_dora, "lora_magnitude_vector"),
         (Role.B_BIAS, biased, "lora_B.bias"),

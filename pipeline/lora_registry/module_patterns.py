@@ -1,30 +1,48 @@
-"""How the names in adapter_config.json select modules, without running a regular expression that an adapter
-brings.
+"""How the names in adapter_config.json select modules, without running a regular expression that an adapter brings in
+an engine that may backtrack.
 
-PEFT reads a list of target modules as literal endings, and the keys of rank_pattern and alpha_pattern as
-regular expressions for the end of a module's name. Only such expressions are read here as are a literal name;
-every other is refused. This is the one place that would change if a matcher with linear running time took
-over.
+PEFT reads a list of target modules as literal endings, and the keys of rank_pattern and alpha_pattern as regular
+expressions for the end of a module's name. Expressions that are a literal name are read here; others are given to a
+matcher with linear running time, where one is at hand, and refused otherwise.
 
-Source: `check_target_module_exists` and `get_pattern_key` in peft/tuners/tuners_utils.py and
-    peft/utils/other.py (PEFT 0.21.2).
+Source: `check_target_module_exists` in peft/tuners/tuners_utils.py and `get_pattern_key` in peft/utils/other.py
+    (PEFT 0.21.2).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
+Matcher = Callable[[str], bool]
+"""Whether a whole text matches."""
+CompilePattern = Callable[[str], Matcher]
+"""Makes a matcher whose running time is linear in the text. Raises ValueError if it does not know the syntax."""
 
 MAX_PATTERN_SHAPES = 256
 """Distinct pairs of length and places of dots in one table of patterns; they bound the time per module."""
+MAX_EXPRESSIONS = 64
+"""Regular expressions in one table of patterns; each is tried on every module."""
+MAX_EXPRESSION_LENGTH = 4096
+MAX_REPEATS = 6
+"""Repetitions in target_modules or exclude_modules, which PEFT runs with backtracking: each may cost it a factor of
+the name's length."""
+MAX_TABLE_REPEATS = 2
+"""As above, in a key of rank_pattern or alpha_pattern, which serving engines run too."""
 
-_LITERAL = re.compile(r"(\^?)((?:[A-Za-z0-9_\-.]|\\[._\-])+)\$?")
+_LITERAL = re.compile(r"(\^?|\.\*\\\.|\.\*)((?:[A-Za-z0-9_\-.]|\\[._\-])+)\$?")
 _REPEATED_GROUP = re.compile(r"\)[+*{]")
+_REPEAT = re.compile(r"[*+{]")
+# What means the same to Python's re and to RE2 on ASCII names. Tokens are atomic, so that this is itself linear.
+_SYNTAX = re.compile(
+    r"(?>[A-Za-z0-9_\-/]|\\[dwsDWSbB._\-/]|[.^$|)]|\((?:\?:)?|\[\^?(?:[A-Za-z0-9_.\-]|\\[dws._\-])++\]"
+    r"|[*+?]\??|\{\d{1,3}(?:,\d{0,3})?\}\??)*+"
+)
 _ANY = "."
 _DOT = "\0"
+_WHOLE, _ENDING, _PROPER, _LOOSE = "^", "", ".*\\.", ".*"
 
 
 class PatternNotLiteral(ValueError):
@@ -36,9 +54,31 @@ def is_literal(pattern: str) -> bool:
     return _LITERAL.fullmatch(pattern) is not None
 
 
-def is_hazardous(pattern: str) -> bool:
-    """Whether a regular expression repeats a group, so that backtracking may take exponential time."""
-    return _REPEATED_GROUP.search(pattern) is not None
+def is_literal_name(name: str) -> bool:
+    """Whether a name that PEFT puts into a regular expression as it is stands for itself only."""
+    return re.fullmatch(r"[A-Za-z0-9_\-.]+", name) is not None
+
+
+def is_hazardous(pattern: str, *, repeats: int = MAX_REPEATS) -> bool:
+    """Whether backtracking may take exponential or very long time: a repeated group, or more than so many repeats."""
+    return _REPEATED_GROUP.search(pattern) is not None or len(_REPEAT.findall(pattern)) > repeats
+
+
+def compile_expression(pattern: str, compile_pattern: CompilePattern | None) -> Matcher:
+    """A matcher for a regular expression.
+
+    Raises:
+        PatternNotLiteral: none is at hand, or the syntax is not one that all engines read in the same way.
+    """
+    if compile_pattern is None:
+        raise PatternNotLiteral("The pattern is a regular expression, and no linear-time matcher is installed.")
+    if len(pattern) > MAX_EXPRESSION_LENGTH or _SYNTAX.fullmatch(pattern) is None:
+        raise PatternNotLiteral("The regular expression has a syntax that not all engines read in the same way.")
+    try:
+        re.compile(pattern)  # only to see whether PEFT can read it; it is never matched
+        return compile_pattern(pattern)
+    except (ValueError, re.error, RecursionError, OverflowError) as exc:
+        raise PatternNotLiteral(f"The regular expression cannot be read: {str(exc)[:100]}") from exc
 
 
 def endings(module: str) -> Iterator[str]:
@@ -56,33 +96,44 @@ def ends_with_any(module: str, names: frozenset[str]) -> bool:
 
 
 class PatternTable(Generic[Value]):
-    """Values by pattern, as in rank_pattern: the first pattern that matches the end of a module's name
-    counts.
+    """Values by pattern, as in rank_pattern: the first pattern that matches the end of a module's name counts.
 
-    A dot in a pattern stands for any one character, as in PEFT; an escaped dot, a leading ^ and a final $ are
-    read too.
+    A dot in a literal pattern stands for any one character, as in PEFT; an escaped dot, a leading ^, `.*` or `.*\\.`
+    and a final $ are read too.
     """
 
-    def __init__(self, values: Mapping[str, Value], *, default: Value) -> None:
+    def __init__(
+        self, values: Mapping[str, Value], *, default: Value, compile_pattern: CompilePattern | None = None
+    ) -> None:
         """Take the patterns in their order.
 
         Raises:
-            PatternNotLiteral: a pattern is not literal, or their shapes are too many.
+            PatternNotLiteral: a pattern cannot be read, or there are too many.
         """
         self._default = default
         self._values = list(values.values())
-        self._by_length: dict[int, dict[tuple[bool, tuple[int, ...]], dict[str, int]]] = {}
+        self._by_length: dict[int, dict[tuple[str, tuple[int, ...]], dict[str, int]]] = {}
+        self._loose: dict[int, dict[tuple[str, tuple[int, ...]], dict[str, int]]] = {}
+        self._expressions: list[tuple[int, Matcher]] = []
         shapes = 0
         for order, pattern in enumerate(values):
-            anchored, text = _read(pattern)
-            places = tuple(place for place, sign in enumerate(text) if sign == _ANY)
-            tables = self._by_length.setdefault(len(text), {})
-            if (anchored, places) not in tables:
-                tables[anchored, places] = {}
-                shapes += 1
-            tables[anchored, places].setdefault(text.replace(_DOT, "."), order)
-        if shapes > MAX_PATTERN_SHAPES:
-            raise PatternNotLiteral(f"The patterns have more than {MAX_PATTERN_SHAPES} different shapes.")
+            match = _LITERAL.fullmatch(pattern)
+            if match is None:
+                self._expressions.append((order, compile_expression(rf"(?:.*\.)?(?:{pattern})", compile_pattern)))
+            else:
+                shapes += self._add(match[1], match[2], order)
+        if shapes > MAX_PATTERN_SHAPES or len(self._expressions) > MAX_EXPRESSIONS:
+            raise PatternNotLiteral("There are too many different patterns.")
+
+    def _add(self, kind: str, written: str, order: int) -> bool:
+        """Add a literal pattern; whether its shape is a new one."""
+        text = written.replace("\\.", _DOT).replace("\\", "")
+        places = tuple(place for place, sign in enumerate(text) if sign == _ANY)
+        by_length = self._loose if kind == _LOOSE else self._by_length
+        tables = by_length.setdefault(len(text), {})
+        is_new = (kind, places) not in tables
+        tables.setdefault((kind, places), {}).setdefault(text.replace(_DOT, "."), order)
+        return is_new
 
     def of(self, module: str) -> Value:
         """The value of the first pattern that matches the module, or the default."""
@@ -90,19 +141,18 @@ class PatternTable(Generic[Value]):
             return self._default
         first = len(self._values)
         for ending in endings(module):
-            for (anchored, places), table in self._by_length.get(len(ending), {}).items():
-                if anchored and len(ending) != len(module):
-                    continue
-                first = min(first, table.get(_masked(ending, places), first))
+            for (kind, places), table in self._by_length.get(len(ending), {}).items():
+                is_whole = len(ending) == len(module)
+                if (kind != _WHOLE or is_whole) and (kind != _PROPER or not is_whole):
+                    first = min(first, table.get(_masked(ending, places), first))
+        for length, tables in self._loose.items():
+            for (_, places), table in tables.items():
+                if len(module) >= length:
+                    first = min(first, table.get(_masked(module[-length:], places), first))
+        for order, matches in self._expressions:
+            if order < first and matches(module):
+                first = order
         return self._values[first] if first < len(self._values) else self._default
-
-
-def _read(pattern: str) -> tuple[bool, str]:
-    match = _LITERAL.fullmatch(pattern)
-    if match is None:
-        raise PatternNotLiteral(f"{pattern[:100]!r} is not a literal module name.")
-    text = match[2].replace("\\.", _DOT).replace("\\", "")
-    return bool(match[1]), text
 
 
 def _masked(text: str, places: Iterable[int]) -> str:
@@ -110,40 +160,3 @@ def _masked(text: str, places: Iterable[int]) -> str:
     for place in places:
         signs[place] = _ANY
     return "".join(signs)
-
-
-class TargetNames:
-    """The modules that target_modules and its companions (exclusions, layers, their parents) select."""
-
-    def __init__(
-        self,
-        targets: Iterable[str],
-        *,
-        excluded: Iterable[str] = (),
-        layers: Iterable[int] = (),
-        layer_parents: Iterable[str] = (),
-    ) -> None:
-        self._targets = frozenset(targets)
-        self._excluded = frozenset(excluded)
-        self._layers = frozenset(layers)
-        self._layer_parents = frozenset(layer_parents)
-
-    def __contains__(self, module: str) -> bool:
-        if self._excluded and ends_with_any(module, self._excluded):
-            return False
-        if module in self._targets:
-            return True
-        return ends_with_any(module, self._targets) and (not self._layers or self._layer(module) in self._layers)
-
-    def _layer(self, module: str) -> int | None:
-        """The layer's number as PEFT reads it:
-
-        the last one that follows a fitting parent and is not the end.
-        """
-        parts = module.split(".")
-        for place in range(len(parts) - 2, 1, -1):
-            if parts[place].isdecimal() and len(parts[place]) < 10:
-                parent = parts[place - 1]
-                if not self._layer_parents or parent in self._layer_parents:
-                    return int(parts[place])
-        return None

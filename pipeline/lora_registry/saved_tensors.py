@@ -16,19 +16,23 @@ from lora_registry import codes
 from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile
 from lora_registry.findings import Finding
-from lora_registry.module_patterns import ends_with_any
 from lora_registry.safetensors_header import TensorEntry
+from lora_registry.target_selection import TargetNames, saved_names, select_targets
 from lora_registry.tensor_roles import PREFIX, SortedTensors, unknown_name
-
-_HEADS = frozenset({"lm_head", "embed_out"})
 
 
 def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
     """Check every tensor that is not part of a LoRA pair."""
+    saved, targets = saved_names(config, base), select_targets(config, base)
     for parameter, entry in tensors.whole.items():
-        yield from _check_whole(config, base, tensors, parameter, entry)
-    if config.modules_to_save:
-        yield from _saved_nothing(config, base, tensors)
+        yield from _check_whole(config, base, targets, parameter, entry)
+    for parameter, entry in tensors.shadows:
+        if config.bias != "all" or not _is_saved(parameter, saved):
+            yield codes.TENSOR_ADAPTER_NAME.finding(entry.name, expected=f"{PREFIX}{parameter}")
+        elif entry.shape != base.parameter_shape(parameter):
+            yield codes.SHAPE_MISMATCH.finding(entry.name, actual=list(entry.shape))
+    if saved:
+        yield from _saved_in_part(saved, base, tensors)
     for module, entry in tensors.copies.items():
         yield from _check_copy(base, tensors, module, entry)
     if tensors.tokens or config.trainable_token_indices:
@@ -36,18 +40,30 @@ def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors
 
 
 def _check_whole(
-    config: AdapterConfig, base: BaseProfile, tensors: SortedTensors, parameter: str, entry: TensorEntry
+    config: AdapterConfig, base: BaseProfile, targets: TargetNames, parameter: str, entry: TensorEntry
 ) -> Iterator[Finding]:
     shape = base.parameter_shape(parameter)
     if shape is None:
         yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
                            num_layers=base.num_layers)  # fmt: skip
-    elif not _is_saved(parameter, config.modules_to_save) and not _is_trained_bias(config, tensors, parameter):
+    elif not _is_saved(parameter, saved_names(config, base)) and not _is_trained_bias(config, targets, parameter):
         yield codes.TENSOR_UNANNOUNCED.finding(
             entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
         )
     elif entry.shape != shape:
         yield codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
+    else:
+        yield from _check_bias_name(base, targets, parameter, entry)
+
+
+def _check_bias_name(base: BaseProfile, targets: TargetNames, parameter: str, entry: TensorEntry) -> Iterator[Finding]:
+    """A module that is targeted has its own bias in base_layer, and only such a module has."""
+    module, _, last = parameter.rpartition(".")
+    if last == "bias":
+        wrapped = module in base.modules and module in targets
+        expected = f"{PREFIX}{module}.base_layer.bias" if wrapped else f"{PREFIX}{parameter}"
+        if entry.name != expected:
+            yield codes.TENSOR_WITHOUT_EFFECT.finding(entry.name, expected=expected, actual=entry.name)
 
 
 def _is_saved(parameter: str, saved: tuple[str, ...]) -> bool:
@@ -64,23 +80,34 @@ def _is_saved(parameter: str, saved: tuple[str, ...]) -> bool:
     return False
 
 
-def _is_trained_bias(config: AdapterConfig, tensors: SortedTensors, parameter: str) -> bool:
+def _is_trained_bias(config: AdapterConfig, targets: TargetNames, parameter: str) -> bool:
     module, _, last = parameter.rpartition(".")
     if last != "bias":
         return False
-    return config.bias == "all" or (config.bias == "lora_only" and module in tensors.lora)
+    return config.bias == "all" or (config.bias == "lora_only" and module in targets)
 
 
-def _saved_nothing(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
-    owners = {*base.modules, *(parameter.rpartition(".")[0] for parameter in base.parameters)}
-    for name in config.modules_to_save:
-        wanted = any(owner.endswith(name) for owner in owners)
-        if wanted and not any(_is_saved(parameter, (name,)) for parameter in tensors.whole):
-            yield codes.SAVED_MODULE_WITHOUT_TENSORS.finding("modules_to_save", actual=name[:100])
+def _saved_in_part(saved: tuple[str, ...], base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
+    """Saved modules that the file holds in part or not at all, and names that PEFT cannot save."""
+    absent = [name for name in base.parameter_names() if _is_saved(name, saved) and name not in tensors.whole]
+    if absent:
+        shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+        yield codes.SAVED_MODULE_WITHOUT_TENSORS.finding(
+            "modules_to_save", actual=f"{len(absent)} parameters are missing: {shown}"
+        )
+    lists = {parent for name in base.parameter_names() for parent in _lists_above(name)}
+    wrong = next((parent for parent in sorted(lists) if parent.endswith(saved)), None)
+    if wrong is not None:
+        yield codes.SAVED_MODULE_INVALID.finding("modules_to_save", actual=wrong)
+
+
+def _lists_above(parameter: str) -> Iterator[str]:
+    parts = parameter.split(".")
+    return (".".join(parts[:place]) for place in range(1, len(parts)) if parts[place].isdecimal())
 
 
 def _check_copy(base: BaseProfile, tensors: SortedTensors, module: str, entry: TensorEntry) -> Iterator[Finding]:
-    if module not in tensors.lora or (module != base.input_embedding and module not in _HEADS):
+    if module not in tensors.lora or module not in (base.input_embedding, base.output_embedding):
         yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="an embedding that is a target")
     elif entry.shape != base.modules[module].weight_shape:
         shape = base.modules[module].weight_shape
@@ -110,10 +137,27 @@ def _check_tokens(config: AdapterConfig, base: BaseProfile, tensors: SortedTenso
                     "trainable_token_indices", expected=f"less than {rows}", actual=max(indices)
                 )
     for name in announced.keys() - matched:
-        if not (base.tied and name in _HEADS):
+        if not _shares_rows(name, config, base):
             subject = f"{PREFIX}{name or base.input_embedding}.token_adapter.trainable_tokens_delta"
             yield codes.TENSOR_MISSING.finding(subject)
 
 
+def _shares_rows(name: str, config: AdapterConfig, base: BaseProfile) -> bool:
+    """Whether these are the head's rows and are those of the embedding, which has them announced and saved."""
+    announced = config.trainable_token_indices
+    if not base.tied or not _names_module(name, base.output_embedding):
+        return False
+    return any(
+        indices == announced[name] and _names_embedding(other, base.input_embedding, base)
+        for other, indices in announced.items()
+        if other != name
+    )
+
+
 def _names_embedding(name: str, module: str, base: BaseProfile) -> bool:
-    return module == base.input_embedding if not name else ends_with_any(module, frozenset((name,)))
+    return module == base.input_embedding if not name else _names_module(name, module)
+
+
+def _names_module(name: str, module: str) -> bool:
+    """PEFT compares the end of the module's name and does not ask for a dot before it."""
+    return bool(name) and module.endswith(name)

@@ -21,20 +21,29 @@ class PinnedFile:
         location: where it is, in the scheme's own terms.
         version: what must still be true of it when it is copied (for a local file: device, inode, size, mtime).
         size_bytes: its size.
+        name: its name beside the adapter, where `location` may have another one (a link into the Hub's cache).
     """
 
     location: str
     version: str
     size_bytes: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class PinnedSource:
-    """A source whose bytes can no longer change unnoticed: its two files."""
+    """A source whose bytes can no longer change unnoticed: its two files.
+
+    Attributes:
+        scheme: of its URL.
+        config, weights: the two files of the artifact.
+        tokenizer: files of a tokenizer beside them, which are compared and not kept; empty if the source offers none.
+    """
 
     scheme: str
     config: PinnedFile
     weights: PinnedFile
+    tokenizer: tuple[PinnedFile, ...] = ()
 
     def to_json(self) -> str:
         """How the ledger keeps it between the stages."""
@@ -44,7 +53,8 @@ class PinnedSource:
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`."""
         kept = json.loads(text)
-        return cls(kept["scheme"], PinnedFile(**kept["config"]), PinnedFile(**kept["weights"]))
+        tokenizer = tuple(PinnedFile(**file) for file in kept.get("tokenizer", ()))
+        return cls(kept["scheme"], PinnedFile(**kept["config"]), PinnedFile(**kept["weights"]), tokenizer)
 
 
 class Source(Protocol):

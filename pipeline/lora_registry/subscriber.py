@@ -47,13 +47,15 @@ class SubscriberCore:
     def catch_up(self) -> Generator[Command, Any, list[Update]]:
         """Bring the view up to date; yields commands, returns what to hand to the caller."""
         try:
-            if self.view.cursor.generation:
-                self.view, updates = yield from self._replay(self.view)
-                if updates:
-                    return updates
-            head = yield from self._head()
-            if head == self.view.cursor:
-                return []
+            # Twice: what is announced between the look at the log and the look at the head is in the log by now.
+            for _ in range(2):
+                if self.view.cursor.generation:
+                    self.view, updates = yield from self._replay(self.view)
+                    if updates:
+                        return updates
+                head = yield from self._head()
+                if head == self.view.cursor:
+                    return []
         except AnnouncementGap:
             pass
         snapshot = yield from self._snapshot()

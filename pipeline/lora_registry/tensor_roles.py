@@ -59,6 +59,7 @@ class SortedTensors:
         tokens: the trained rows of embeddings, by module.
         copies: copies of embeddings that are also targets, by module.
         whole: parameters that replace those of the base model, by the parameter's name.
+        shadows: second copies of the biases of saved modules, with the parameter's name; PEFT writes and ignores them.
         findings: one for every tensor without a role.
     """
 
@@ -66,6 +67,7 @@ class SortedTensors:
     tokens: dict[str, TensorEntry] = field(default_factory=dict)
     copies: dict[str, TensorEntry] = field(default_factory=dict)
     whole: dict[str, TensorEntry] = field(default_factory=dict)
+    shadows: list[tuple[str, TensorEntry]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -95,6 +97,10 @@ def sort_tensors(entries: Iterable[TensorEntry], *, at_most: int) -> SortedTenso
 
 
 def _sort_other(found: SortedTensors, entry: TensorEntry) -> None:
+    shadowed = _shadowed(entry.name)
+    if shadowed is not None:
+        found.shadows.append((shadowed, entry))
+        return
     problem = _misnamed(entry.name)
     if problem is not None:
         found.findings.append(problem)
@@ -110,6 +116,18 @@ def _sort_other(found: SortedTensors, entry: TensorEntry) -> None:
         _add_whole(found, f"{rest[: -len(_COPY_BIAS_TAIL)]}.bias", entry)
     else:
         _add_whole(found, rest, entry)
+
+
+def _shadowed(name: str) -> str | None:
+    """The parameter of which this is a second copy, as PEFT writes them for bias="all" beside saved modules."""
+    if not name.startswith(PREFIX) or not name.endswith(".bias"):
+        return None
+    segments = name[len(PREFIX) :].split(".")
+    wrappers = [segment for segment in segments if segment in ("original_module", "modules_to_save")]
+    if len(wrappers) != 1 or segments[0] == wrappers[0]:
+        return None
+    segments.remove(wrappers[0])
+    return ".".join(segments)
 
 
 def _add_whole(found: SortedTensors, parameter: str, entry: TensorEntry) -> None:
@@ -154,7 +172,7 @@ def _adapter_name(segments: list[str]) -> str | None:
     return None
 
 
-def unknown_name(subject: str, name: str, known: Callable[[str], bool], *, num_layers: int) -> Finding:
+def unknown_name(subject: str, name: str, known: Callable[[str], object], *, num_layers: int) -> Finding:
     """The finding for a module or parameter that the base model does not have; it says which mistake that is.
 
     Args:

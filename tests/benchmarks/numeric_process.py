@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from lora_registry.adapter_config import AdapterConfig, parse_adapter_config
-from lora_registry.base_profile import BaseProfile, profile_from_headers
+from lora_registry.base_headers import profile_from_headers
+from lora_registry.base_profile import BaseProfile
 from lora_registry.numeric_report import NumericReport
 from lora_registry.safetensors_header import parse_header
 from lora_workers.numeric.devices import DeviceName

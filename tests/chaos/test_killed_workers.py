@@ -52,8 +52,8 @@ def test_poison_ends_in_the_dead_letters_and_hurts_no_other(stack: Stack, stage:
     others = [stack.submit(f"adapter-{number}") for number in range(25)]
     poison = stack.submit("poison", fault=f"poison:{stage}")
     others += [stack.submit(f"adapter-{number}") for number in range(25, 50)]
-    for each in Stage:
-        stack.worker(each, concurrency=2 if each is Stage.VALIDATE else 1)
+    for each in (*Stage, Stage.VALIDATE):
+        stack.worker(each)
     follower = stack.follower()
     ended = stack.wait_for([poison, *others])
     assert ended[poison].outcome is Outcome.DEAD_LETTERED

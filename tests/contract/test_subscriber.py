@@ -12,7 +12,7 @@ import pytest
 from lora_registry import subscriber as module
 from lora_registry.announcements import CatalogView, Kind, Update
 from lora_registry.names import AdapterName
-from lora_registry.subscriber import AsyncSubscriber, Subscriber
+from lora_registry.subscriber import AsyncSubscriber, Command, Subscriber, SubscriberCore
 from tests.helpers.registry import BASE, Registry
 
 BOT = AdapterName("default", "support-bot")
@@ -146,6 +146,38 @@ def test_changes_come_once_and_in_order(registry: Registry, open_face: Open) -> 
     assert [update.cursor.sequence for update in updates] == [1, 2, 3, 4]
     assert not any(update.reset for update in updates)
     assert face.poll() == []
+
+
+def test_announcement_between_two_looks_is_no_reset(registry: Registry) -> None:
+    """What is announced after the log was read and before the head is read is handed over one by one."""
+    core = SubscriberCore(BASE, key_prefix=registry.settings.key_prefix)
+    registry.register(content="one")
+    run(registry, core)
+    heads = 0
+
+    def publish_before_the_first_head(command: Command) -> None:
+        nonlocal heads
+        heads += command[0] == "HGET"
+        if command[0] == "HGET" and heads == 1:
+            registry.register(content="two")
+
+    updates = run(registry, core, before=publish_before_the_first_head)
+    assert [update.reset for update in updates] == [False, False]
+    assert kinds(updates) == ["version.published support-bot.v2", "alias.moved default.support-bot@support-bot"]
+
+
+def run(
+    registry: Registry, core: SubscriberCore, *, before: Callable[[Command], None] = lambda _: None
+) -> list[Update]:
+    """What `poll` does, with something done before each command."""
+    looking = core.catch_up()
+    try:
+        command = next(looking)
+        while True:
+            before(command)
+            command = looking.send(registry.client.execute_command(*command))
+    except StopIteration as done:
+        return done.value
 
 
 def test_replay_goes_on_from_a_kept_view(registry: Registry, open_face: Open) -> None:

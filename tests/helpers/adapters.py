@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_registry.adapter_config import AdapterConfig, parse_adapter_config
-from lora_registry.base_profile import BaseProfile, profile_from_headers
+from lora_registry.base_headers import profile_from_headers
+from lora_registry.base_profile import BaseProfile
 from lora_registry.compatibility import check_compatibility
 from lora_registry.findings import Finding, Severity
 from lora_registry.safetensors_header import DTYPE_BYTES, Header, read_header
@@ -120,6 +121,19 @@ def make_gpt2(**config: Any) -> BaseProfile:
     """The profile of the tiny GPT-2 of `gpt2_shapes`."""
     family = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True}
     return make_base(gpt2_shapes(), name="tiny-gpt2", **(family | config))
+
+
+def make_mixture(names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")) -> BaseProfile:
+    """A base with three experts in each layer, as its files have them."""
+    first, second, third = names
+    shapes = {name: shape for name, shape in llama_shapes().items() if ".mlp." not in name}
+    for layer in range(2):
+        shapes[f"model.layers.{layer}.mlp.gate.weight"] = (3, 32)
+        for expert in range(3):
+            at = f"model.layers.{layer}.mlp.experts.{expert}"
+            shapes |= {f"{at}.{first}.weight": (48, 32), f"{at}.{second}.weight": (48, 32)}
+            shapes[f"{at}.{third}.weight"] = (32, 48)
+    return make_base(shapes)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.helpers.adapters import PAYLOADS, codes_of, make_adapter, make_config
 
 from lora_registry.adapter_config import MAX_CONFIG_BYTES, ConfigError, canonical_config, parse_adapter_config
-from lora_registry.module_patterns import MAX_PATTERN_SHAPES, PatternTable, TargetNames
+from lora_registry.module_patterns import MAX_PATTERN_SHAPES, PatternTable
+from lora_registry.target_selection import TargetNames
 
 
 def refused(raw: bytes) -> list[str]:
@@ -165,9 +166,9 @@ def test_variants_that_are_not_judged_are_refused(field: str) -> None:
     assert refused_with(**{field: {"x": 1}}) == ["VARIANT_UNSUPPORTED"]
 
 
-@pytest.mark.parametrize("pattern", ["(a|b)+", ".*q_proj", "q[_]proj", "(q_proj", "q_proj|v_proj", "a\\d", ""])
+@pytest.mark.parametrize("pattern", ["q[_]proj", "(q_proj", "q_proj|v_proj", "a\\d", ""])
 def test_regular_expressions_in_pattern_tables_are_refused(pattern: str) -> None:
-    """The keys of rank_pattern and alpha_pattern must be literal names; no expression is ever run."""
+    """Without a linear-time matcher, the keys of rank_pattern and alpha_pattern must be literal names."""
     assert refused_with(rank_pattern={pattern: 4}) == ["PATTERN_NOT_LITERAL"]
     assert refused_with(alpha_pattern={pattern: 4}) == ["PATTERN_NOT_LITERAL"]
 
@@ -181,12 +182,56 @@ def test_pattern_tables_of_many_shapes_are_refused() -> None:
 def test_repeated_groups_in_target_modules_are_refused() -> None:
     """An expression that repeats a group can occupy a PEFT process for ever, so it goes no further."""
     assert refused_with(target_modules="(a|aa)+$") == ["PATTERN_HAZARDOUS"]
-    assert make_config(target_modules=r".*\.(q|v)_proj").target_modules == r".*\.(q|v)_proj"
+    assert refused_with(target_modules=".*" * 7) == ["PATTERN_HAZARDOUS"]
+    assert refused_with(rank_pattern={"(a|b)+": 4}) == ["PATTERN_HAZARDOUS"]
+    assert refused_with(rank_pattern={"a*b*c*": 4}) == ["PATTERN_HAZARDOUS"]
+
+
+def test_an_expression_needs_a_matcher() -> None:
+    """An expression is refused unless a linear-time matcher is given, which is then asked to compile it."""
+    assert refused_with(target_modules=r".*\.(q|v)_proj") == ["PATTERN_NOT_LITERAL"]
+    raw = make_adapter(target_modules=r".*\.(q|v)_proj").config_bytes
+    config = parse_adapter_config(raw, compile_pattern=lambda pattern: lambda text: text == "x")
+    assert config.target_modules == r".*\.(q|v)_proj"
+
+
+@pytest.mark.parametrize("pattern", [r"(?=a)b", r"(?!a)b", r"(a)\1", r"(?<=a)b", r"a\Qb", r"[[:alpha:]]", r"(?P<n>a)"])
+def test_syntax_that_engines_read_differently_is_refused(pattern: str) -> None:
+    """Look-around, back references and classes that only some engines know are refused whatever the matcher says."""
+    raw = make_adapter(target_modules=pattern).config_bytes
+    with pytest.raises(ConfigError) as caught:
+        parse_adapter_config(raw, compile_pattern=lambda _: lambda _: True)
+    assert [finding.code for finding in caught.value.findings] == ["PATTERN_NOT_LITERAL"]
+
+
+def test_names_that_peft_reads_as_patterns_are_plain() -> None:
+    """modules_to_save and target_parameters are lists of plain names: PEFT puts them into regular expressions."""
+    for field in ("modules_to_save", "target_parameters"):
+        assert refused_with(**{field: ["(a|b)+"]}) == ["CONFIG_FIELD_INVALID"]
+        assert refused_with(**{field: "score"}) == ["CONFIG_FIELD_INVALID"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers_pattern": ["layers"]},
+        {"lora_bias": True, "use_dora": True},
+        {"lora_bias": True, "init_lora_weights": "gaussian"},
+        {"init_lora_weights": "magic"},
+        {"init_lora_weights": "orthogonal", "r": 3},
+        {"task_type": "MAGIC"},
+        {"trainable_token_indices": {"embed_tokens": [1]}, "modules_to_save": ["embed_tokens"]},
+    ],
+)
+def test_combinations_that_peft_refuses_are_refused(changes: dict[str, Any]) -> None:
+    """What LoraConfig or the loading raises an error for goes no further."""
+    assert refused_with(**changes) == ["CONFIG_FIELD_INVALID"]
 
 
 def test_layers_to_transform_needs_a_list_of_targets() -> None:
     """layers_to_transform beside an expression is refused, as PEFT does."""
-    assert refused_with(target_modules=".*q", layers_to_transform=[0]) == ["CONFIG_FIELD_INVALID"]
+    assert refused_with(target_modules="all-linear", layers_to_transform=[0]) == ["CONFIG_FIELD_INVALID"]
+    assert refused_with(target_modules="all-linear", layers_pattern=[]) == ["CONFIG_FIELD_INVALID"]
     assert refused_with(layers_to_transform=[0], layers_pattern=["a|b"]) == ["PATTERN_NOT_LITERAL"]
 
 
@@ -286,6 +331,9 @@ def test_error_survives_pickling() -> None:
         ({"v_proj": 3, "self_attn.q_proj": 4, "q_proj": 5}, 4),
         ({"q.proj": 6, "q_proj": 5}, 6),
         ({r"q\.proj": 6, "q_proj": 5}, 5),
+        ({r".*\.q_proj": 7}, 7),
+        ({r".*\.model.layers.1.self_attn.q_proj": 7}, 1),
+        ({".*roj": 8}, 8),
     ],
 )
 def test_first_matching_pattern_counts(patterns: dict[str, int], expected: int) -> None:
@@ -306,6 +354,13 @@ def test_first_matching_pattern_counts(patterns: dict[str, int], expected: int) 
         (["q_proj"], {"layers": [1], "layer_parents": ["h"]}, "model.layers.1.self_attn.q_proj", False),
         (["lm_head"], {"layers": [1]}, "lm_head", True),
         (["q"], {"layers": [1]}, "model.q", False),
+        (["w1"], {"layers": [0]}, "model.layers.1.experts.0.w1", False),
+        (["w1"], {"layers": [1]}, "model.layers.1.experts.0.w1", True),
+        (["q"], {"layers": [1], "layer_parents": ["model.layers"]}, "model.layers.1.q", True),
+        (["q"], {"layers": [1]}, "layers.1.q", False),
+        (["q"], {"layers": [1], "layer_parents": ["layers"]}, "layers.1.q", True),
+        (["q"], {"saved": ["attn"]}, "model.attn.q", False),
+        (["q"], {"saved": ["attn"]}, "model.self_attn.q", True),
     ],
 )
 def test_targets_are_selected_as_in_peft(

@@ -14,7 +14,8 @@ from tests.helpers.adapters import (
     safetensors_bytes,
 )
 
-from lora_registry.base_profile import BaseProfile, BaseProfileError, equal_shape, profile_from_headers
+from lora_registry.base_headers import profile_from_headers
+from lora_registry.base_profile import BaseProfile, BaseProfileError, equal_shape
 
 
 def code_of(shapes: dict[str, tuple[int, ...]], **config: Any) -> str:
@@ -106,8 +107,9 @@ def test_inner_model_keeps_its_names() -> None:
 @pytest.mark.parametrize(
     ("config", "code"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "BASE_QUANTIZED_UNSUPPORTED"),
-        ({"text_config": {"x": 1}}, "BASE_ARCHITECTURE_UNSUPPORTED"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "BASE_QUANTIZED_UNSUPPORTED"),
+        ({"quantization_config": {"bits": 4}}, "BASE_QUANTIZED_UNSUPPORTED"),
+        ({"text_config": {"num_hidden_layers": 2}}, "BASE_ARCHITECTURE_UNSUPPORTED"),
         ({"is_encoder_decoder": True}, "BASE_ARCHITECTURE_UNSUPPORTED"),
         ({"model_type": None}, "BASE_PROFILE_INVALID"),
         ({"architectures": None}, "BASE_PROFILE_INVALID"),

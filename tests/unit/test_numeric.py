@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.adapters import (
     PREFIX,
+    Adapter,
     codes_of,
     errors_of,
-    header_of,
     llama_shapes,
     make_adapter,
     make_base,
+    make_mixture,
 )
 from tests.helpers.adapters_on_disk import DEMO_DATA
 from tests.helpers.weights import Array, cast, measure, random_values, weights_bytes
@@ -26,7 +27,7 @@ from lora_registry.base_profile import ModuleKind
 from lora_registry.findings import Severity
 from lora_registry.numeric_report import ModuleSpectrum, NumericReport
 from lora_workers.base_models import read_base_profile
-from lora_workers.numeric import meter, plan
+from lora_workers.numeric import meter
 from lora_workers.numeric.numeric_pass import NumericChecks
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -318,26 +319,29 @@ def test_halves_far_apart_are_measured_or_counted(monkeypatch: pytest.MonkeyPatc
 
 
 @BOTH
-def test_fused_experts_are_measured_each(batched: bool) -> None:
-    """The halves of E experts lie side by side: the norm is that of all, the singular value the largest of any."""
-    adapter = make_adapter(targets=("q_proj",), rank=2)
-    wide = replace(adapter, shapes={A0: (6, 32), B0: (32, 6)})
-    values = random_values(wide)
-    header = header_of(weights_bytes(values))
-    planned = plan.make_plan(parse_adapter_config(adapter.config_bytes), header)
-    assert (planned.products[0].experts, planned.products[0].rank) == (3, 2)
-    a, b = values[A0].reshape(3, 2, 32), values[B0].reshape(32, 2, 3)
-    deltas = np.einsum("ore,eri->eoi", b, a)
-    import torch
-
-    from lora_workers.numeric.slab_meter import SlabMeter
-
-    taking = SlabMeter(planned, torch.device("cpu")) if batched else meter.CpuMeter(planned)
-    for part, array in zip(planned.parts, (values[A0], values[B0]), strict=True):
-        taking.take(part, memoryview(bytearray(array.astype(np.float32).tobytes())), is_last=True)
-    size = taking.finish().sizes[0]
-    assert size.frobenius == pytest.approx(np.linalg.norm(deltas), rel=1e-5)
-    assert size.sigma_1 == pytest.approx(np.linalg.svd(deltas, compute_uv=False)[:, 0].max(), rel=1e-5)
+def test_stacked_experts_are_measured_each(batched: bool) -> None:
+    """The halves of all experts lie side by side: the norm is that of all, the singular value the largest of any."""
+    at = f"{PREFIX}model.layers.0.mlp.experts"
+    both = ["experts.gate_up_proj", "experts.down_proj"]
+    adapter = Adapter(
+        make_adapter(target_parameters=both, target_modules=[], rank_pattern={"gate_up_proj": 4}).config,
+        {
+            f"{at}.base_layer.lora_A.weight": (12, 32),
+            f"{at}.base_layer.lora_B.weight": (96, 12),
+            f"{at}.lora_A.weight": (24, 48),
+            f"{at}.lora_B.weight": (32, 24),
+        },
+    )
+    values = random_values(adapter)
+    report = measure(adapter, values, base=make_mixture(), batched=batched)
+    assert [family.family for family in report.families] == ["down_proj", "gate_up_proj"]
+    for name, tensors, rank in (("down_proj", at, 8), ("gate_up_proj", f"{at}.base_layer", 4)):
+        a = values[f"{tensors}.lora_A.weight"].reshape(3, rank, -1)
+        b = values[f"{tensors}.lora_B.weight"].reshape(-1, rank, 3)
+        deltas = 16 / rank * np.einsum("ore,eri->eoi", b, a)  # source: ParamWrapper.get_delta_weight of PEFT
+        spectrum = spectra_of(report)[f"model.layers.0.mlp.experts.{name}"]
+        assert spectrum.frobenius == pytest.approx(np.linalg.norm(deltas), rel=1e-4)
+        assert spectrum.sigma_1 == pytest.approx(np.linalg.svd(deltas, compute_uv=False)[:, 0].max(), rel=1e-4)
 
 
 def test_findings_have_an_end() -> None:

@@ -28,6 +28,7 @@ from lora_registry.stages.validate import validate
 from lora_registry.work import Perform, work
 from lora_workers.artifact_store import LocalArtifactStore
 from lora_workers.celery_app import child_number, make_app, send_wake_ups, task_name
+from lora_workers.linear_patterns import linear_time_patterns
 from lora_workers.logs import log_to_stderr
 from lora_workers.sources import open_sources
 
@@ -63,17 +64,16 @@ class Station:
         ledger, catalog, settings = self._ledger, self._catalog, self._settings
         source, store = open_sources(settings), LocalArtifactStore(settings.artifact_store)
         store.remove_stale_staging()
+        judge = partial(
+            validate,
+            max_lora_rank=settings.max_lora_rank,
+            compile_pattern=linear_time_patterns(),
+            numeric=None if settings.numeric == "off" else self._start_numeric_pass,
+        )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
             Stage.RESOLVE: partial(resolve, source=source),
-            Stage.VALIDATE: partial(
-                validate,
-                catalog=catalog,
-                source=source,
-                store=store,
-                max_lora_rank=settings.max_lora_rank,
-                numeric=None if settings.numeric == "off" else self._start_numeric_pass,
-            ),
+            Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store),
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }
 

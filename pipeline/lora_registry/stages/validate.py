@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from lora_registry import codes
@@ -19,10 +20,15 @@ from lora_registry.compatibility import check_compatibility
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding, has_error
 from lora_registry.ledger import Lease
+from lora_registry.module_patterns import CompilePattern
 from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import dump_findings
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedSource, Source
+from lora_registry.tokenizer_maps import check_tokenizer, read_tokenizer
+
+MAX_TOKENIZER_BYTES = 1 << 26
+"""The largest file of a tokenizer that is compared; those of a quarter of a million tokens have 35 MB."""
 
 
 class Staged(Protocol):
@@ -62,6 +68,7 @@ def validate(
     source: Source,
     store: ArtifactStore,
     max_lora_rank: int,
+    compile_pattern: CompilePattern | None = None,
     numeric: StartNumericPass | None = None,
 ) -> dict[str, str | int]:
     """Judge the pinned adapter against its base model and keep it as an artifact.
@@ -72,6 +79,7 @@ def validate(
         source: where the adapter is.
         store: where it is kept.
         max_lora_rank: largest rank that is accepted.
+        compile_pattern: compiles an adapter's regular expressions to run in linear time; None: they are refused.
         numeric: measures the numbers of the weights while they are copied; None: they are not looked at.
 
     Returns:
@@ -87,12 +95,16 @@ def validate(
     pinned = PinnedSource.from_json(registration.fields["pinned"])
     with store.stage() as staged:
         raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
-        config = parse_adapter_config(raw_config)
+        config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
         numbers = numeric(config, base, size_bytes=pinned.weights.size_bytes) if numeric else None
         weights = source.copy(pinned.weights, staged.weights_path, tap=numbers.feed if numbers else None)
-        findings = tuple(_judge(config, read_staged_header(staged.weights_path), base, max_lora_rank))
+        header = read_staged_header(staged.weights_path)
         report = numbers.finish() if numbers else None
-        findings += report.findings if report else ()
+        findings = (
+            *_judge(config, header, base, max_lora_rank),
+            *_judge_tokenizer(pinned, source, base),
+            *(report.findings if report else ()),
+        )
         if findings or report:
             store.keep_report(registration.id, findings, numeric=report)
         if has_error(findings):
@@ -125,6 +137,23 @@ def _judge(config: AdapterConfig, header: Header, base: BaseProfile, max_lora_ra
     if largest > max_lora_rank:
         yield codes.RANK_TOO_LARGE.finding("r", expected=f"at most {max_lora_rank}", actual=largest)
     yield from check_compatibility(config, header, base)
+
+
+def _judge_tokenizer(pinned: PinnedSource, source: Source, base: BaseProfile) -> Iterator[Finding]:
+    """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact."""
+    files: dict[str, bytes] = {}
+    for file in pinned.tokenizer:
+        name = PurePosixPath(file.name or file.location).name
+        if file.size_bytes > MAX_TOKENIZER_BYTES:
+            yield codes.TOKENIZER_UNREADABLE.finding(name, actual=f"{file.size_bytes} bytes")
+            continue
+        try:
+            files[name] = source.read(file, limit_bytes=MAX_TOKENIZER_BYTES)
+        except Rejected as error:
+            yield codes.TOKENIZER_UNREADABLE.finding(name, str(error))
+    tokenizer = read_tokenizer(files)
+    if tokenizer is not None:
+        yield from check_tokenizer(tokenizer, base)
 
 
 def _largest_rank(config: AdapterConfig) -> int:

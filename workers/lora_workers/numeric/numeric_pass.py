@@ -134,7 +134,7 @@ class WeightsPass:
         self._is_idle = header is None
         if header is None:
             return
-        plan = make_plan(self._config, header)
+        plan = make_plan(self._config, header, self._base)
         meter = self._open_meter(plan)
 
         def take(number: int, piece: memoryview, is_last: bool) -> None:

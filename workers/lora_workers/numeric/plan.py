@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from lora_registry.adapter_config import AdapterConfig
-from lora_registry.module_patterns import PatternTable
+from lora_registry.base_profile import BaseProfile
+from lora_registry.findings import Finding
+from lora_registry.layer_replication import replicate
 from lora_registry.safetensors_header import Header, TensorEntry
+from lora_registry.target_parameters import WrappedParameter, wrap_parameters
+from lora_registry.target_selection import select_targets, with_fused_experts
 from lora_registry.tensor_roles import Role, SortedTensors, sort_tensors
 
 LARGEST_RANK = 1024
@@ -33,7 +37,7 @@ class Product:
     """One module's change, s·B·A.
 
     Attributes:
-        module: its name without the prefix base_model.model.
+        module: its name (or the parameter's) without the prefix base_model.model.
         scale: s, by rank_pattern, alpha_pattern and use_rslora.
         rank: of one expert's halves.
         experts: number of products side by side; 1 but for fused experts.
@@ -94,11 +98,11 @@ class Plan:
     magnitudes: tuple[TensorEntry, ...]
 
 
-def make_plan(config: AdapterConfig, header: Header) -> Plan:
+def make_plan(config: AdapterConfig, header: Header, base: BaseProfile) -> Plan:
     """Plan the pass over an adapter whose structure is right."""
     entries = sorted(header.tensors.values(), key=lambda entry: entry.begin)
     tensors = sort_tensors(entries, at_most=len(entries))
-    products = _products(config, tensors)
+    products = _products(config, base, tensors)
     halves: dict[str, tuple[int, Half]] = {}
     for number, product in enumerate(products):
         if product.rank <= LARGEST_RANK:
@@ -111,28 +115,27 @@ def make_plan(config: AdapterConfig, header: Header) -> Plan:
     )
 
 
-def _products(config: AdapterConfig, tensors: SortedTensors) -> list[Product]:
+def _products(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> list[Product]:
+    config = with_fused_experts(config, base) or config
+    wrapped = _wrapped_parameters(config, base)
     ranks, alphas = config.ranks(), config.alphas()
     products = []
     for module, roles in tensors.lora.items():
+        parameter = wrapped.get(module)
+        name, experts = (parameter.parameter, parameter.experts) if parameter else (module, 1)
+        rank = ranks.of(name)
+        scale = config.scale(alpha=alphas.of(name), rank=rank)
         for first, second in _PAIRS:
             if first in roles and second in roles:
-                product = _product(config, module, roles[first], roles[second], ranks, alphas)
-                if product is not None:
-                    products.append(product)
+                products.append(Product(name, scale, rank, experts, roles[first], roles[second]))
     return products
 
 
-def _product(
-    config: AdapterConfig,
-    module: str,
-    a: TensorEntry,
-    b: TensorEntry,
-    ranks: PatternTable[int],
-    alphas: PatternTable[float],
-) -> Product | None:
-    rank = ranks.of(module)
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank:
-        return None
-    scale = config.scale(alpha=alphas.of(module), rank=rank)
-    return Product(module, scale, rank, a.shape[0] // rank, a, b)
+def _wrapped_parameters(config: AdapterConfig, base: BaseProfile) -> dict[str, WrappedParameter]:
+    """Parameters that are changed without a module of their own, by the name that their tensors have."""
+    if not config.target_parameters:
+        return {}
+    if config.layer_replication:
+        deeper = replicate(base, config.layer_replication)
+        base = base if isinstance(deeper, Finding) else deeper
+    return wrap_parameters(config, base, select_targets(config, base)).by_name

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_registry import codes
@@ -21,6 +21,7 @@ from lora_registry.codes import Code
 from lora_registry.errors import Rejected, Transient
 from lora_registry.findings import has_error
 from lora_registry.sources import PinnedFile, PinnedSource, Tap
+from lora_registry.tokenizer_maps import TOKENIZER_FILES
 from lora_workers.sources.digesting import ChunkDigest
 
 _CHUNK_BYTES = 1 << 20
@@ -59,7 +60,8 @@ class LocalSource:
         findings = check_files(names)
         if has_error(findings):
             raise Rejected(f"{url} holds no adapter: {findings[0].message}", findings=tuple(findings))
-        return PinnedSource("file", self._pin(directory, CONFIG_FILE), self._pin(directory, WEIGHTS_FILE))
+        config, weights = self._pin(directory, CONFIG_FILE), self._pin(directory, WEIGHTS_FILE)
+        return PinnedSource("file", config, weights, tuple(self._tokenizer(directory, names)))
 
     def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
         """The whole of a small pinned file; one byte more than `limit_bytes` shows its reader that it is too large.
@@ -86,6 +88,13 @@ class LocalSource:
             _check_pin(file, os.fstat(source))
         return digest.result()
 
+    def _tokenizer(self, directory: str, names: Sequence[str]) -> Iterator[PinnedFile]:
+        """The tokenizer's files; one that may not be read is left out, since nothing of it is kept."""
+        for name in TOKENIZER_FILES:
+            if name in names:
+                with suppress(Rejected):
+                    yield self._pin(directory, name)
+
     def _contained(self, path: str, *, subject: str) -> str:
         if not Path(path).is_absolute() or "\0" in path:
             raise _rejected(codes.SOURCE_UNSUPPORTED, subject)
@@ -104,7 +113,7 @@ class LocalSource:
             raise _rejected(codes.FILE_NOT_REGULAR, name)
         if not readable:
             raise _rejected(codes.SOURCE_PERMISSION, name, actual=f"mode {stat.S_IMODE(found.st_mode):04o}")
-        return PinnedFile(real, _version(found), found.st_size)
+        return PinnedFile(real, _version(found), found.st_size, name)
 
 
 def _as_text(name: str) -> str:

@@ -32,7 +32,7 @@ $(BIN)/python -m pip install -c constraints.txt -e '.[$(1)]' 2>&1 | tee $(VENV)/
 	|| { tail -n 40 $(VENV)/install.log >&2; exit 1; }
 endef
 
-.PHONY: help install demo test fuzz bench lint lock clean demo-data
+.PHONY: help install demo test fuzz bench lint lock clean demo-data docs-codes
 
 help:
 	@echo "make demo       run the whole path once, on real adapters and a real server"
@@ -42,6 +42,7 @@ help:
 	@echo "make install    install everything a user of any part runs, into $(VENV)"
 	@echo "make lint       ruff, mypy and the import contracts"
 	@echo "make demo-data  remake the demo's models and adapters"
+	@echo "make docs-codes remake the pages of codes and of engine rules in deploy/docs"
 	@echo "make lock       remake constraints.txt"
 	@echo "make clean      remove $(VENV), caches and build outputs"
 
@@ -99,6 +100,10 @@ lint: $(VENV)/.test
 demo-data: $(VENV)/.test
 	@echo "==> making the demo's base models and adapters"
 	@$(BIN)/python -m tests.helpers.make_demo_data
+
+docs-codes: $(VENV)/.demo
+	@echo "==> writing deploy/docs/codes.md and deploy/docs/engines.md"
+	@$(BIN)/python -m lora_workers.cli.code_page deploy/docs
 
 lock:
 	@echo "==> resolving lora-registry[test] anew in $(LOCK_VENV), with torch $(TORCH)"

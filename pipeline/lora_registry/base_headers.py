@@ -204,7 +204,7 @@ def _model_of_headers(
         del modules[module]
     if _is_composite(config) or any(_renamed(key) != key for key in shapes):
         stored, _ = _sorted_shapes(shapes, model_type)
-        disk |= {name: shape for name, shape in stored.items() if name not in modules}
+        disk = {name: shape for name, shape in stored.items() if name not in modules}
     embedding = _input_embedding(modules)
     tied = _add_tied_head(modules, embedding, config, architecture)
     head = next((name for name in _HEADS if name in modules), "")

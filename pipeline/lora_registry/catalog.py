@@ -306,7 +306,8 @@ class Catalog:
             Conflict: the name is taken by a base of other shapes, or by an adapter.
             RedisUnavailable: the server is out of reach.
         """
-        if command(self._redis, "HEXISTS", self._keys.adapters, f"{DEFAULT_NAMESPACE}.{profile.name}"):
+        qualified = profile.name if "." in profile.name else f"{DEFAULT_NAMESPACE}.{profile.name}"
+        if command(self._redis, "HEXISTS", self._keys.adapters, qualified):
             raise Conflict(f"{profile.name!r} is the name of an adapter; engines serve both under one namespace")
         if command(self._redis, "HSETNX", self._keys.bases, profile.name, profile.model_dump_json()):
             return True

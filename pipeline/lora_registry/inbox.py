@@ -100,7 +100,7 @@ class Inbox:
                     consumer,
                     {self._keys.events: ">"},
                     count=count,
-                    block=int(min(block_s, LONGEST_BLOCK_S) * 1000),
+                    block=max(1, int(min(block_s, LONGEST_BLOCK_S) * 1000)),  # 0 would block for ever
                 )
             except redis.ResponseError as error:
                 if "NOGROUP" not in str(error):

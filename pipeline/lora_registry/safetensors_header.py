@@ -10,10 +10,10 @@ Source: the format's README and `Metadata::validate` in safetensors' tensor.rs (
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_registry import codes
 from lora_registry.errors import Rejected
@@ -46,7 +46,6 @@ Source: `Dtype::bitsize` in safetensors' tensor.rs, without F4 and F6 (less than
 """
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,512}")
-_FIELDS = {"dtype", "shape", "data_offsets"}
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -75,9 +74,8 @@ class HeaderError(Rejected):
         return self.findings[0]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """One tensor of the header.
+class TensorEntry(NamedTuple):
+    """One tensor of the header; a tuple, because a header has hundreds to thousands.
 
     Attributes:
         name: the tensor's name.
@@ -109,17 +107,20 @@ class Header:
     header_bytes: int
 
 
-def read_header(read: Callable[[int, int], bytes], *, file_size_bytes: int) -> Header:
+def read_header(
+    read: Callable[[int, int], bytes], *, file_size_bytes: int, first_read_bytes: int = FIRST_READ_BYTES
+) -> Header:
     """Read the header of a file through ranged reads.
 
     Args:
         read: gives the bytes at (offset, length), both in bytes. What it raises is passed on.
         file_size_bytes: size of the whole file.
+        first_read_bytes: length of the first read; a short one saves bytes where a second read costs little.
 
     Raises:
         HeaderError: the header is not acceptable, or the file does not have the size that it announces.
     """
-    start = _read_exactly(read, 0, min(file_size_bytes, FIRST_READ_BYTES))
+    start = _read_exactly(read, 0, min(file_size_bytes, first_read_bytes))
     if start.startswith(_LFS_POINTER):
         raise HeaderError.of(codes.WEIGHTS_LFS_POINTER)
     if len(start) < 9:
@@ -201,12 +202,14 @@ def _metadata(value: object) -> dict[str, str]:
 def _tensor(name: str, value: Any) -> TensorEntry:
     if _NAME.fullmatch(name) is None or ".." in name:
         raise HeaderError.of(codes.TENSOR_NAME_INVALID, repr(name[:100]))
-    if type(value) is not dict or value.keys() != _FIELDS:
-        raise _malformed(name, "The tensor does not have exactly the fields dtype, shape and data_offsets.")
-    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if type(dtype) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
+    try:
+        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise _malformed(name, "The tensor does not have the fields dtype, shape and two data_offsets.") from None
+    if len(value) != 3:
+        raise _malformed(name, "The tensor has other fields than dtype, shape and data_offsets.")
+    if type(dtype) is not str or type(shape) is not list or type(value["data_offsets"]) is not list:
         raise _malformed(name, "The tensor's dtype, shape or data_offsets is not of the right type.")
-    begin, end = offsets
     if type(begin) is not int or type(end) is not int:
         raise _malformed(name, "An offset is not an integer.")
     if len(shape) > MAX_DIMENSIONS:
@@ -232,7 +235,7 @@ def _tensor(name: str, value: Any) -> TensorEntry:
 
 def _check_layout(tensors: dict[str, TensorEntry], data_bytes: int) -> None:
     covered = 0
-    for entry in sorted(tensors.values(), key=_begin):
+    for entry in _in_order(tensors):
         if entry.begin != covered:
             raise HeaderError.of(
                 codes.WEIGHTS_OFFSETS_INVALID,
@@ -247,8 +250,14 @@ def _check_layout(tensors: dict[str, TensorEntry], data_bytes: int) -> None:
         raise HeaderError.of(code, expected=f"{covered} bytes of tensors", actual=f"{data_bytes} bytes")
 
 
-def _begin(entry: TensorEntry) -> int:
-    return entry.begin
+def _in_order(tensors: dict[str, TensorEntry]) -> Iterable[TensorEntry]:
+    """The tensors by their first byte; most writers list them so."""
+    last = 0
+    for entry in tensors.values():
+        if entry.begin < last:
+            return sorted(tensors.values(), key=lambda entry: entry.begin)
+        last = entry.begin
+    return tensors.values()
 
 
 def _malformed(name: str, message: str) -> HeaderError:

@@ -70,6 +70,13 @@ class Settings(BaseSettings):
     torch is installed; a worker of its own refuses to start without it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What they compute on; auto: a GPU where there is one."""
+    engine_profiles: Annotated[tuple[str, ...], NoDecode] = ()
+    """Nodes that every adapter is judged for: names of built-in engine profiles, or paths of JSON files, by commas."""
+
+    @field_validator("engine_profiles", mode="before")
+    @classmethod
+    def _split_profiles(cls, names: object) -> object:
+        return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
     @field_validator("source_roots", mode="before")
     @classmethod

@@ -230,10 +230,9 @@ class AsyncSubscriber(SubscriberCore):
                     while True:
                         for update in await self.poll():
                             yield update
+                        # Each ring leads to a look of its own: a read with no time is cancelled, perhaps halfway.
                         with redis_errors():
                             await bell.get_message(timeout=_RECHECK_S)
-                            while await bell.get_message(timeout=0) is not None:
-                                pass
             except RedisUnavailable:
                 await asyncio.sleep(_RETRY_S)
 

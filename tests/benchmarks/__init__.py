@@ -7,6 +7,7 @@
     fan_out          our announcement against a raw PUBLISH, to 100 and to 1,000 subscribers
     catalog_size     memory per version, and lookups in a catalog of 1,000 and of 100,000 versions
     late_joiner      a subscriber that starts from nothing, against reading the same records unparsed
+    structure        judging an adapter of real size, against json, PEFT and adaptersentry (where they are installed)
 
 A goal that is not met is reported and fails nothing: how long something takes is no assertion.
 """

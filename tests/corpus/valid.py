@@ -27,63 +27,74 @@ class Valid:
     is_seen: bool = True
 
 
-def _llama_variants() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "q-v", {"target_modules": ["q_proj", "v_proj"]}
-    yield "dense", {"target_modules": DENSE}
-    yield "all-linear", {"target_modules": "all-linear"}
-    yield "rank-1", {"target_modules": ["q_proj"], "r": 1}
-    yield "rank-above-width", {"target_modules": ["k_proj"], "r": 48}
-    yield "rslora", {"target_modules": ATTENTION, "use_rslora": True}
-    yield "rank-pattern", {"target_modules": DENSE, "rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 6}}
-    yield "rank-pattern-order", {"target_modules": ATTENTION, "rank_pattern": {"k_proj": 2, "self_attn.k_proj": 6}}
-    yield (
-        "rank-pattern-anchored",
-        {"target_modules": ATTENTION, "rank_pattern": {"^model.layers.0.self_attn.q_proj": 6}},
-    )
-    yield (
-        "rank-pattern-expression",
-        {"target_modules": ATTENTION, "rank_pattern": {r"layers\.[0-9]\.self_attn\.[qk]_proj": 6}},
-    )
-    yield "rank-pattern-loose", {"target_modules": ATTENTION, "rank_pattern": {r".*\.q_proj": 6, ".*v_proj": 2}}
-    yield (
-        "alpha-pattern",
-        {"target_modules": ATTENTION, "alpha_pattern": {"v_proj": 32, "layers.0.self_attn.q_proj": 1}},
-    )
-    yield "dora", {"target_modules": DENSE, "use_dora": True}
-    yield "dora-rank-pattern", {"target_modules": ATTENTION, "use_dora": True, "rank_pattern": {"o_proj": 2}}
-    yield "dora-embedding", {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}
-    yield "lora-bias", {"target_modules": ATTENTION, "lora_bias": True}
-    yield "expression", {"target_modules": r".*\.layers\.\d+\.self_attn\.(q|v)_proj"}
-    yield "expression-one-layer", {"target_modules": r"model\.layers\.1\..*(up|down)_proj"}
-    yield "expression-excluded", {"target_modules": DENSE, "exclude_modules": r".*\.layers\.0\..*"}
-    yield "excluded", {"target_modules": ATTENTION, "exclude_modules": ["layers.0.self_attn.k_proj"]}
-    yield "layers", {"target_modules": ATTENTION, "layers_to_transform": [1]}
-    yield "layers-one-number", {"target_modules": ATTENTION, "layers_to_transform": 0}
-    yield "layers-parent", {"target_modules": ATTENTION, "layers_to_transform": [1], "layers_pattern": ["layers"]}
-    yield "layers-parent-text", {"target_modules": ATTENTION, "layers_to_transform": [0], "layers_pattern": "layers"}
-    yield "layers-and-head", {"target_modules": ["q_proj", "lm_head"], "layers_to_transform": [1]}
-    yield "full-names", {"target_modules": ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"]}
-    yield "embedding", {"target_modules": ["q_proj", "embed_tokens"]}
-    yield "embedding-only", {"target_modules": ["embed_tokens"]}
-    yield "head", {"target_modules": ["q_proj", "lm_head"]}
-    yield "head-and-embedding", {"target_modules": ["lm_head", "embed_tokens"]}
-    yield "saved-head", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
-    yield "saved-both", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}
-    yield "saved-norm", {"target_modules": ["q_proj"], "modules_to_save": ["norm"]}
-    yield "saved-block", {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["layers.1.mlp"]}
-    yield "saved-absent", {"target_modules": ["q_proj"], "modules_to_save": ["score", "classifier"]}
-    yield "tokens", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5, 95]}
-    yield "tokens-by-name", {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 4]}}
-    yield "tokens-of-head", {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 4]}}
-    yield "replication", {"target_modules": ATTENTION, "layer_replication": [[0, 2], [0, 1], [1, 2]]}
-    yield "parameters", {"target_modules": [], "target_parameters": ["q_proj.weight", "mlp.up_proj.weight"]}
-    yield "dropout", {"target_modules": ["q_proj"], "lora_dropout": 0.1}
-    yield "gaussian", {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"}
-    yield "orthogonal", {"target_modules": ["q_proj"], "init_lora_weights": "orthogonal"}
-    yield "no-task", {"target_modules": ["q_proj"], "task_type": None}
-    yield "feature-extraction", {"target_modules": ["q_proj"], "task_type": "FEATURE_EXTRACTION"}
-    yield "alora", {"target_modules": ["q_proj"], "alora_invocation_tokens": [3, 4]}
-    yield "transposed-flag", {"target_modules": ["q_proj"], "fan_in_fan_out": True}
+_LLAMA: dict[str, dict[str, Any]] = {
+    "q-v": {"target_modules": ["q_proj", "v_proj"]},
+    "dense": {"target_modules": DENSE},
+    "all-linear": {"target_modules": "all-linear"},
+    "rank-1": {"target_modules": ["q_proj"], "r": 1},
+    "rank-above-width": {"target_modules": ["k_proj"], "r": 48},
+    "rslora": {"target_modules": ATTENTION, "use_rslora": True},
+    "rank-pattern": {"target_modules": DENSE, "rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 6}},
+    "rank-pattern-order": {"target_modules": ATTENTION, "rank_pattern": {"k_proj": 2, "self_attn.k_proj": 6}},
+    "rank-pattern-anchored": {"target_modules": ATTENTION, "rank_pattern": {"^model.layers.0.self_attn.q_proj": 6}},
+    "rank-pattern-expression": {
+        "target_modules": ATTENTION,
+        "rank_pattern": {r"layers\.[0-9]\.self_attn\.[qk]_proj": 6},
+    },
+    "rank-pattern-loose": {"target_modules": ATTENTION, "rank_pattern": {r".*\.q_proj": 6, ".*v_proj": 2}},
+    "alpha-pattern": {"target_modules": ATTENTION, "alpha_pattern": {"v_proj": 32, "layers.0.self_attn.q_proj": 1}},
+    "dora": {"target_modules": DENSE, "use_dora": True},
+    "dora-rank-pattern": {"target_modules": ATTENTION, "use_dora": True, "rank_pattern": {"o_proj": 2}},
+    "dora-embedding": {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True},
+    "lora-bias": {"target_modules": ATTENTION, "lora_bias": True},
+    "expression": {"target_modules": r".*\.layers\.\d+\.self_attn\.(q|v)_proj"},
+    "expression-one-layer": {"target_modules": r"model\.layers\.1\..*(up|down)_proj"},
+    "expression-excluded": {"target_modules": DENSE, "exclude_modules": r".*\.layers\.0\..*"},
+    "excluded": {"target_modules": ATTENTION, "exclude_modules": ["layers.0.self_attn.k_proj"]},
+    "layers": {"target_modules": ATTENTION, "layers_to_transform": [1]},
+    "layers-one-number": {"target_modules": ATTENTION, "layers_to_transform": 0},
+    "layers-parent": {"target_modules": ATTENTION, "layers_to_transform": [1], "layers_pattern": ["layers"]},
+    "layers-parent-text": {"target_modules": ATTENTION, "layers_to_transform": [0], "layers_pattern": "layers"},
+    "layers-and-head": {"target_modules": ["q_proj", "lm_head"], "layers_to_transform": [1]},
+    "full-names": {"target_modules": ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"]},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "embedding-only": {"target_modules": ["embed_tokens"]},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "head-and-embedding": {"target_modules": ["lm_head", "embed_tokens"]},
+    "saved-head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "saved-both": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    "saved-norm": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+    "saved-block": {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["layers.1.mlp"]},
+    "saved-absent": {"target_modules": ["q_proj"], "modules_to_save": ["score", "classifier"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5, 95]},
+    "tokens-by-name": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 4]}},
+    "tokens-of-head": {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 4]}},
+    "replication": {"target_modules": ATTENTION, "layer_replication": [[0, 2], [0, 1], [1, 2]]},
+    "parameters": {"target_modules": [], "target_parameters": ["q_proj.weight", "mlp.up_proj.weight"]},
+    "dropout": {"target_modules": ["q_proj"], "lora_dropout": 0.1},
+    "gaussian": {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
+    "orthogonal": {"target_modules": ["q_proj"], "init_lora_weights": "orthogonal"},
+    "no-task": {"target_modules": ["q_proj"], "task_type": None},
+    "feature-extraction": {"target_modules": ["q_proj"], "task_type": "FEATURE_EXTRACTION"},
+    "alora": {"target_modules": ["q_proj"], "alora_invocation_tokens": [3, 4]},
+    "transposed-flag": {"target_modules": ["q_proj"], "fan_in_fan_out": True},
+}
+
+
+_TIED: dict[str, dict[str, Any]] = {
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "saved-head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "saved-embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
+    "tokens-both": {
+        "target_modules": ["q_proj"],
+        "trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [3, 5]},
+    },
+    "tying-embedding": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    "tying-saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "all-linear": {"target_modules": "all-linear"},
+}
 
 
 def _others() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -94,20 +105,7 @@ def _others() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "qwen2", "bias-all", {"target_modules": ["q_proj", "up_proj"], "bias": "all"}
     yield "qwen2", "bias-lora-only", {"target_modules": ["q_proj", "up_proj"], "bias": "lora_only"}
     yield "qwen3", "saved-norms", {"target_modules": ["q_proj"], "modules_to_save": ["q_norm", "k_norm"]}
-    for name, fields in {
-        "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
-        "head": {"target_modules": ["q_proj", "lm_head"]},
-        "saved-head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
-        "saved-embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
-        "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
-        "tokens-both": {
-            "target_modules": ["q_proj"],
-            "trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [3, 5]},
-        },
-        "tying-embedding": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
-        "tying-saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
-        "all-linear": {"target_modules": "all-linear"},
-    }.items():
+    for name, fields in _TIED.items():
         yield "llama-tied", name, fields
     yield "gemma3", "embedding", {"target_modules": ["embed_tokens", "q_proj"]}
     yield "phi3", "fused", {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj", "down_proj"]}
@@ -162,6 +160,6 @@ def _tasked(lora: dict[str, Any]) -> dict[str, Any]:
 
 
 VALID: tuple[Valid, ...] = tuple(
-    [Valid(f"llama-{name}", "llama", _tasked(lora)) for name, lora in _llama_variants()]
+    [Valid(f"llama-{name}", "llama", _tasked(lora)) for name, lora in _LLAMA.items()]
     + [Valid(f"{base}-{name}", base, _tasked(lora), name != "projector") for base, name, lora in _others()]
 )

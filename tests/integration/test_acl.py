@@ -170,7 +170,7 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         operator.move_alias(ADAPTER, "stable", published.version)
         assert client.catalog.versions(ADAPTER)[0].lora_int_id == published.lora_int_id
 
-        node = Subscriber(BASE, url=server.url("node")).follow(idle_s=10)
+        node = Subscriber(BASE, url=server.url("node")).follow(idle_s=60)
         snapshot = next(node)
         assert {change.subject for change in snapshot.changes} == {
             "support-bot.v1",

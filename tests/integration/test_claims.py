@@ -369,3 +369,35 @@ def test_history_is_bounded(registry: Registry) -> None:
     entries = registry.client.lrange(registry.keys.history(each), 0, -1)
     assert len(entries) == 50
     assert json.loads(entries[-1])["attempt"] == 1
+
+
+def test_two_suspects_are_never_leased_at_once(registry: Registry) -> None:
+    """Two registrations whose worker died with both are tried one after the other, not together again.
+
+    Otherwise one that kills the whole worker would cost the other one all its attempts, too.
+    """
+    short = registry.with_settings(lease_s=SHORT)
+    ids = set(fill(short, 2))
+    for _ in ids:
+        assert len(short.claim(Stage.ALLOCATE, owner="worker", limit=1)) == 1
+    # Both leases run out. Whichever is claimed first, the other one waits for its lease to end.
+    (first,) = registry.claim_when_due(Stage.ALLOCATE, limit=1)
+    assert ids_of((first,))[0] in ids
+    assert first.registration.attempts == 1
+    wait_until(lambda: short.ledger.pulse(Stage.ALLOCATE).due == 1, what="the second lease to run out")
+    assert [registry.claim(Stage.ALLOCATE, limit=1) for _ in range(3)] == [(), (), ()]
+    registry.complete(first)
+
+
+def test_suspect_is_claimed_once_the_other_is_done(registry: Registry) -> None:
+    """A suspect that waited for another one is claimed, and can be completed, when that one's lease is over."""
+    short = registry.with_settings(lease_s=SHORT)
+    ids = set(fill(short, 2))
+    for _ in ids:
+        short.claim(Stage.ALLOCATE, owner="worker", limit=1)
+    done = set()
+    for _ in ids:
+        (lease,) = short.claim_when_due(Stage.ALLOCATE, limit=1)
+        short.complete(lease)
+        done.add(lease.registration.id)
+    assert done == ids

@@ -64,6 +64,6 @@ def test_numbers_decide_in_a_running_stack(stack: Stack) -> None:
     assert finding.subject.startswith("base_model.model.")
     report = json.loads((stack.settings.artifact_store / "reports" / f"{ids[0]}.json").read_text())
     assert [each["code"] for each in report["findings"]] == ["BASE_NAME_DIFFERS"]
-    assert report["numeric"]["device"] == "cpu"
-    assert report["numeric"]["bytes_read"] == (good / WEIGHTS).stat().st_size
-    assert {family["family"] for family in report["numeric"]["families"]} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert report["spectra"]["device"] == "cpu"
+    assert report["spectra"]["bytes_read"] == (good / WEIGHTS).stat().st_size
+    assert {family["family"] for family in report["spectra"]["families"]} == {"q_proj", "k_proj", "v_proj", "o_proj"}

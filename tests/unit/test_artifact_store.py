@@ -16,6 +16,7 @@ import pytest
 from lora_registry import codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
 from lora_registry.errors import NotFound, Transient
+from lora_registry.report import ValidationReport
 from lora_workers import artifact_store
 from lora_workers.artifact_store import LocalArtifactStore, StagedArtifact
 
@@ -207,7 +208,7 @@ def test_what_is_no_digest_leads_nowhere(store: LocalArtifactStore, digest: str)
 def test_report_has_all_findings(store: LocalArtifactStore, tmp_path: Path) -> None:
     """More than Redis keeps, in the order in which they were found."""
     findings = tuple(codes.SHAPE_MISMATCH.finding(f"tensor ü {number}") for number in range(100))
-    store.keep_report("reg_1", findings)
+    store.keep_report("reg_1", ValidationReport.of(findings))
     report = json.loads((tmp_path / "store" / "reports" / "reg_1.json").read_text())
     assert [finding["subject"] for finding in report["findings"]] == [finding.subject for finding in findings]
 
@@ -216,7 +217,7 @@ def test_report_that_cannot_be_written_is_a_failure_of_the_world(store: LocalArt
     """Without its directory there is no report, and the registration comes again."""
     (tmp_path / "store" / "reports").rmdir()
     with pytest.raises(Transient):
-        store.keep_report("reg_1", ())
+        store.keep_report("reg_1", ValidationReport.of(()))
 
 
 def test_store_that_cannot_be_made_is_a_failure_of_the_world(tmp_path: Path) -> None:

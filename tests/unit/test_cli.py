@@ -97,8 +97,9 @@ def test_help_documents_every_exit_code() -> None:
 def test_every_command_that_prints_data_has_json() -> None:
     """Programs never need to read a table."""
     commands = (
-        "register", "status", "list", "show", "watch", "admit", "explain", "base add", "base list", "base show",
-        "alias set", "alias follow", "dead-letters list", "dead-letters show", "dead-letters retry",
+        "check", "register", "status", "list", "show", "watch", "admit", "explain",
+        "base add", "base list", "base show", "alias set", "alias follow",
+        "dead-letters list", "dead-letters show", "dead-letters retry",
     )  # fmt: skip
     for command in commands:
         result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
@@ -348,7 +349,8 @@ def test_watch_says_each_change_in_one_line() -> None:
 
 def test_children_read_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `up` hands to its processes in the environment is what it was told."""
-    told = Settings(redis_url="unix:///run/v.sock", source_roots=(Path("/a"), Path("/b")), lease_s=12.5, max_attempts=7)
+    told = Settings(redis_url="unix:///run/v.sock", source_roots=(Path("/a"), Path("/b")), lease_s=12.5, max_attempts=7,
+                    engine_profiles=("vllm", "/etc/a:b.json"))  # fmt: skip
 
     for name, value in environment_of(told).items():
         monkeypatch.setenv(name, value)

@@ -19,12 +19,14 @@ from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config
 from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Published, Standing, VersionRecord
+from lora_registry.engine_profiles import EngineProfile, Ruling, find_profiles
 from lora_registry.errors import LeaseLost, NotFound, Rejected, Transient
 from lora_registry.findings import Finding, Severity
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
 from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import Registration, load_findings, parse_registration
+from lora_registry.report import ValidationReport, Verdict
 from lora_registry.sources import PinnedFile, PinnedSource, Tap
 from lora_registry.stages import BATCH, ORDER, STATE_AFTER, Stage, after
 from lora_registry.stages.allocate import allocate
@@ -138,7 +140,7 @@ class MemoryStore:
 
     directory: Path
     kept: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
-    reports: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    reports: dict[str, ValidationReport] = field(default_factory=dict)
     is_full: bool = False
 
     @property
@@ -160,11 +162,9 @@ class MemoryStore:
         self.kept[manifest.digest] = (config, Path(self.weights_path).read_bytes())
         return manifest.digest
 
-    def keep_report(
-        self, registration_id: str, findings: tuple[Finding, ...], *, numeric: NumericReport | None = None
-    ) -> None:
+    def keep_report(self, registration_id: str, report: ValidationReport) -> None:
         """Keep a report."""
-        self.reports[registration_id] = findings
+        self.reports[registration_id] = report
 
 
 def make_lease(
@@ -190,6 +190,7 @@ def run_validate(
     base: BaseProfile | None = None,
     max_lora_rank: int = 64,
     numeric: StartNumericPass | None = None,
+    profiles: tuple[EngineProfile, ...] = (),
     **files: bytes,
 ) -> dict[str, str | int]:
     """Resolve and validate an adapter."""
@@ -197,7 +198,15 @@ def run_validate(
     pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
     catalog: Any = MemoryCatalog(base or make_base())
     lease = make_lease(Stage.VALIDATE, pinned=pinned)
-    return validate(lease, catalog=catalog, source=source, store=store, max_lora_rank=max_lora_rank, numeric=numeric)
+    return validate(
+        lease,
+        catalog=catalog,
+        source=source,
+        store=store,
+        max_lora_rank=max_lora_rank,
+        profiles=profiles,
+        numeric=numeric,
+    )
 
 
 @pytest.fixture
@@ -381,7 +390,8 @@ def test_adapter_of_another_base_is_rejected_and_nothing_is_kept(store: MemorySt
         run_validate(make_adapter(base=wide), store)
     assert "SHAPE_MISMATCH" in errors_of(rejected.value.findings)
     assert store.kept == {}
-    assert store.reports == {make_lease().registration.id: rejected.value.findings}
+    assert store.reports.keys() == {make_lease().registration.id}
+    assert store.reports[make_lease().registration.id].findings == rejected.value.findings
 
 
 @pytest.mark.parametrize(
@@ -404,13 +414,27 @@ def test_files_that_are_no_adapter_are_rejected_and_nothing_is_kept(
         run_validate(make_adapter(), store, **files)
     assert rejected.value.findings
     assert store.kept == {}
+    report = store.reports[make_lease().registration.id]
+    assert (report.verdict, report.findings) == (Verdict.INVALID, rejected.value.findings)
+
+
+def test_engines_that_would_serve_it_wrongly_are_reported(store: MemoryStore) -> None:
+    """The adapter is valid and kept all the same; one that every engine accepts needs no report."""
+    run_validate(make_adapter(use_rslora=True), store, profiles=find_profiles(["vllm"]))
+    assert store.reports == {}
+    left = run_validate(make_adapter(use_rslora=True), store, profiles=find_profiles(["vllm", "sglang"]))
+    report = store.reports[make_lease().registration.id]
+    assert report.verdict is Verdict.VALID
+    assert report.engines["sglang"].verdict is Ruling.SILENTLY_WRONG
+    assert report.timings_ms.keys() == {"copy", "structure", "engines"}
+    assert report.bytes_read > int(left["size_bytes"])
 
 
 def test_warnings_are_left_for_the_publisher_and_reported(store: MemoryStore) -> None:
     """An adapter that fits but is noteworthy is kept, with what was noticed."""
     left = run_validate(make_adapter(base_model_name_or_path=None), store)
     assert codes_of(load_findings(str(left["findings"]))) == ["BASE_NAME_ABSENT"]
-    assert codes_of(store.reports[make_lease().registration.id]) == ["BASE_NAME_ABSENT"]
+    assert codes_of(store.reports[make_lease().registration.id].findings) == ["BASE_NAME_ABSENT"]
     assert len(store.kept) == 1
 
 
@@ -468,7 +492,10 @@ def test_what_the_numbers_say_counts_as_what_the_structure_says(store: MemorySto
     else:
         left = run_validate(adapter, store, numeric=numeric)
         assert codes_of(load_findings(str(left["findings"]))) == [code.code]
-    assert codes_of(store.reports[make_lease().registration.id]) == [code.code]
+    report = store.reports[make_lease().registration.id]
+    assert codes_of(report.findings) == [code.code]
+    assert report.spectra is not None
+    assert report.spectra["device"] == "cpu"
     assert bytes(numeric.seen) == adapter.weights_bytes
 
 

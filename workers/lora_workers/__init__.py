@@ -8,5 +8,6 @@ supervisor, embedded   … processes that are restarted when they die or stall, 
 sources/             one file per scheme
 artifact_store       artifacts, written whole or not at all
 base_models          a base model's profile from its files
+dry_run              a validation without a registry
 demo, demo_data/     the tour: real adapters through the real pipeline
 """

@@ -2,14 +2,13 @@
 
 <root>/sha256/<64 hex digits>/adapter_config.json  adapter_model.safetensors  manifest.json
 <root>/staging/…      artifacts in the making; what a killed worker left is removed after a day
-<root>/reports/…      all findings of a registration, beyond those that Redis keeps, and the spectra of its weights
+<root>/reports/…      <registration id>.json: its whole report, beyond the findings that Redis keeps
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,12 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
 from lora_registry.errors import NotFound, Transient
-from lora_registry.findings import Finding
-from lora_registry.numeric_report import NumericReport
+from lora_registry.report import ValidationReport
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _STALE_STAGING_S = 86_400.0
@@ -109,20 +106,14 @@ class LocalArtifactStore:
             raise NotFound(f"the store has no artifact {digest[:80]}")
         return directory
 
-    def keep_report(
-        self, registration_id: str, findings: tuple[Finding, ...], *, numeric: NumericReport | None = None
-    ) -> None:
-        """Keep all findings of a registration, and the spectra of its weights.
+    def keep_report(self, registration_id: str, report: ValidationReport) -> None:
+        """Keep the whole report of a registration.
 
         Raises:
             Transient: the file system cannot take it now.
         """
-        fields: dict[str, Any] = {"findings": [finding.model_dump(mode="json") for finding in findings]}
-        if numeric is not None:
-            fields["numeric"] = numeric.to_dict()
-        report = json.dumps(fields)
         with _file_system_errors():
-            (self._root / "reports" / f"{registration_id}.json").write_text(report, encoding="utf-8")
+            (self._root / "reports" / f"{registration_id}.json").write_text(report.to_json(), encoding="utf-8")
 
     def remove_stale_staging(self, *, older_than_s: float = _STALE_STAGING_S) -> int:
         """Remove what killed workers left half made.

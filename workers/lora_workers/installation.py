@@ -153,10 +153,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
     if any(":" in str(root) for root in settings.source_roots):
         raise Configuration("LORA_REGISTRY_SOURCE_ROOTS: a directory's name holds a ':', which separates them")
     values = settings.model_dump(mode="json")
-    return {
-        f"LORA_REGISTRY_{name.upper()}": ":".join(value) if isinstance(value, list) else str(value)
-        for name, value in values.items()
-    }
+    values["source_roots"] = ":".join(values["source_roots"])
+    values["engine_profiles"] = ",".join(values["engine_profiles"])
+    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in values.items()}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
+from lora_registry.engine_profiles import find_profiles
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
 from lora_registry.numeric_report import NumericPass, StartNumericPass
@@ -68,6 +69,7 @@ class Station:
             validate,
             max_lora_rank=settings.max_lora_rank,
             compile_pattern=linear_time_patterns(),
+            profiles=find_profiles(settings.engine_profiles),
             numeric=None if settings.numeric == "off" else self._start_numeric_pass,
         )
         return {

@@ -14,6 +14,7 @@ from celery import Celery
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
 from lora_registry.connection import connect
+from lora_registry.engine_profiles import find_profiles
 from lora_registry.errors import RegistryError
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
@@ -46,8 +47,10 @@ def run_worker(
         Exit code for the process.
 
     Raises:
+        Configuration: an engine profile cannot be read.
         MissingExtra: a validate worker has no torch, and numeric validation is not switched off.
     """
+    find_profiles(settings.engine_profiles)  # what is wrong with them is said before anything starts
     app = make_app(settings)
     register_tasks(app, Station(app, settings, around=around))
     gpus = _count_gpus(settings, stages)

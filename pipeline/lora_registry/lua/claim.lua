@@ -5,7 +5,9 @@
 --       7 most attempts  8 dead-letter retention in s  9 retention in s  10 batch size of the stage
 -- Returns {wake-ups to send, 1 if more is due else 0, {field, value, …}, …}: one flat registration hash for each claim.
 -- Atomic: a registration is leased to one owner and epoch. A registration whose lease ran out was interrupted: if
--- it had been claimed together with others it is next claimed alone, at no cost; if alone, that was an attempt.
+-- it had been claimed together with others it is next claimed alone, at no cost; if alone, that was an attempt, and it
+-- becomes a suspect: of a stage's suspects only one is leased at a time, so that one which kills a whole worker takes
+-- each other registration with it at most once.
 local prefix, stage, owner, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local lease_us, most_attempts = tonumber(ARGV[5]), tonumber(ARGV[7])
 local ledger, now = prefix .. ':ledger', now_us()
@@ -19,10 +21,17 @@ local function interrupted_alone(id, key, registration)
   return attempts
 end
 
+-- Until when another suspect of the stage is leased, or nil.
+local function other_suspect_until(id)
+  local suspect = redis.call('GET', ledger .. ':suspect:' .. stage)
+  local lease = suspect and suspect ~= id and redis.call('ZSCORE', ledger .. ':leases:' .. stage, suspect)
+  return lease and tonumber(lease) > now and lease or nil
+end
+
 -- Decide about one due registration: true if it was claimed.
 local function consider(id, namespace)
   local key = ledger .. ':registration:' .. id
-  local field = redis.call('HMGET', key, 'stage', 'owner', 'alone', 'claimed_with', 'order', 'name', 'epoch')
+  local field = redis.call('HMGET', key, 'stage', 'owner', 'alone', 'claimed_with', 'order', 'name', 'epoch', 'suspect')
   local registration = {owner = field[2], alone = field[3] == '1', claimed_with = tonumber(field[4]) or 0}
   if field[1] ~= stage then
     remove_due(ledger, stage, namespace, id)
@@ -40,7 +49,17 @@ local function consider(id, namespace)
       dead_letter(prefix, id, stage, namespace, now, ARGV[8])
       return false
     end
-    redis.call('HSET', key, 'owner', '', 'claimed_with', 0, 'alone', registration.alone and 1 or 0)
+    local suspect = registration.claimed_with <= 1 and stage or ''
+    redis.call('HSET', key, 'owner', '', 'claimed_with', 0, 'alone', registration.alone and 1 or 0, 'suspect', suspect)
+    field[8] = suspect
+  end
+  if field[8] == stage then
+    local wait_until = other_suspect_until(id)
+    if wait_until then
+      add_due(ledger, stage, namespace, id, wait_until)
+      return false
+    end
+    redis.call('SET', ledger .. ':suspect:' .. stage, id, 'EX', 86400)
   end
   if registration.alone then
     stop = true

@@ -6,29 +6,24 @@ What is judged, what is stored and what nodes load later are the same bytes: the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from time import perf_counter
 from typing import Protocol
 
-from lora_registry import codes
-from lora_registry.adapter_config import MAX_CONFIG_BYTES, AdapterConfig, canonical_config, parse_adapter_config
+from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config, parse_adapter_config
 from lora_registry.artifacts import FileDigest
-from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Catalog
-from lora_registry.compatibility import check_compatibility
+from lora_registry.engine_profiles import EngineProfile
 from lora_registry.errors import Rejected
-from lora_registry.findings import Finding, has_error
+from lora_registry.judgement import judge, judge_tokenizer, largest_rank
 from lora_registry.ledger import Lease
 from lora_registry.module_patterns import CompilePattern
-from lora_registry.numeric_report import NumericReport, StartNumericPass
+from lora_registry.numeric_report import StartNumericPass
 from lora_registry.registrations import dump_findings
+from lora_registry.report import ValidationReport, Verdict, rejected, report_of
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedSource, Source
-from lora_registry.tokenizer_maps import check_tokenizer, read_tokenizer
-
-MAX_TOKENIZER_BYTES = 1 << 26
-"""The largest file of a tokenizer that is compared; those of a quarter of a million tokens have 35 MB."""
 
 
 class Staged(Protocol):
@@ -55,10 +50,8 @@ class ArtifactStore(Protocol):
     def stage(self) -> AbstractContextManager[Staged]:
         """Begin an artifact; what was not kept when the context ends is removed."""
 
-    def keep_report(
-        self, registration_id: str, findings: tuple[Finding, ...], *, numeric: NumericReport | None = None
-    ) -> None:
-        """Keep all findings of a registration, and the spectra of its weights."""
+    def keep_report(self, registration_id: str, report: ValidationReport) -> None:
+        """Keep the whole report of a registration."""
 
 
 def validate(
@@ -69,9 +62,12 @@ def validate(
     store: ArtifactStore,
     max_lora_rank: int,
     compile_pattern: CompilePattern | None = None,
+    profiles: Sequence[EngineProfile] = (),
     numeric: StartNumericPass | None = None,
 ) -> dict[str, str | int]:
     """Judge the pinned adapter against its base model and keep it as an artifact.
+
+    The store keeps the report, if it says more than that all is well.
 
     Args:
         lease: the registration.
@@ -80,6 +76,7 @@ def validate(
         store: where it is kept.
         max_lora_rank: largest rank that is accepted.
         compile_pattern: compiles an adapter's regular expressions to run in linear time; None: they are refused.
+        profiles: nodes to give verdicts for.
         numeric: measures the numbers of the weights while they are copied; None: they are not looked at.
 
     Returns:
@@ -94,28 +91,34 @@ def validate(
     base = catalog.base(registration.base_model)
     pinned = PinnedSource.from_json(registration.fields["pinned"])
     with store.stage() as staged:
-        raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
-        config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
-        numbers = numeric(config, base, size_bytes=pinned.weights.size_bytes) if numeric else None
-        weights = source.copy(pinned.weights, staged.weights_path, tap=numbers.feed if numbers else None)
-        header = read_staged_header(staged.weights_path)
-        report = numbers.finish() if numbers else None
-        findings = (
-            *_judge(config, header, base, max_lora_rank),
-            *_judge_tokenizer(pinned, source, base),
-            *(report.findings if report else ()),
+        with _rejection_reported(store, registration.id, profiles):
+            raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
+            config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
+            begun = perf_counter()
+            numbers = numeric(config, base, size_bytes=pinned.weights.size_bytes) if numeric else None
+            weights = source.copy(pinned.weights, staged.weights_path, tap=numbers.feed if numbers else None)
+            timings_ms = {"copy": (perf_counter() - begun) * 1000}
+            header = read_staged_header(staged.weights_path)
+        measured = numbers.finish() if numbers else None
+        judged = judge(
+            config,
+            header,
+            base,
+            max_lora_rank=max_lora_rank,
+            profiles=profiles,
+            more_findings=(*judge_tokenizer(pinned, source, base), *(measured.findings if measured else ())),
+            overflows=measured.overflows if measured else (),
         )
-        if findings or report:
-            store.keep_report(registration.id, findings, numeric=report)
-        if has_error(findings):
-            raise Rejected("the adapter does not fit its base model", findings=findings)
+        spectra = measured.to_dict() if measured else None
+        read = len(raw_config) + weights.size_bytes
+        _settle(store, registration.id, report_of(judged, bytes_read=read, timings_ms=timings_ms, spectra=spectra))
         digest = staged.keep(canonical_config(raw_config), weights)
     return {
         "digest": digest,
-        "rank": _largest_rank(config),
+        "rank": largest_rank(config),
         "size_bytes": weights.size_bytes,
         "base_revision": base.revision,
-        "findings": dump_findings(findings),
+        "findings": dump_findings(judged.findings),
     }
 
 
@@ -132,29 +135,21 @@ def read_staged_header(path: str) -> Header:
         )
 
 
-def _judge(config: AdapterConfig, header: Header, base: BaseProfile, max_lora_rank: int) -> Iterator[Finding]:
-    largest = _largest_rank(config)
-    if largest > max_lora_rank:
-        yield codes.RANK_TOO_LARGE.finding("r", expected=f"at most {max_lora_rank}", actual=largest)
-    yield from check_compatibility(config, header, base)
+def _settle(store: ArtifactStore, registration_id: str, report: ValidationReport) -> None:
+    """Keep the report if it says anything; raise if it rejects."""
+    if report.is_worth_keeping:
+        store.keep_report(registration_id, report)
+    if report.verdict is Verdict.INVALID:
+        raise Rejected("the adapter does not fit its base model", findings=report.findings)
 
 
-def _judge_tokenizer(pinned: PinnedSource, source: Source, base: BaseProfile) -> Iterator[Finding]:
-    """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact."""
-    files: dict[str, bytes] = {}
-    for file in pinned.tokenizer:
-        name = PurePosixPath(file.name or file.location).name
-        if file.size_bytes > MAX_TOKENIZER_BYTES:
-            yield codes.TOKENIZER_UNREADABLE.finding(name, actual=f"{file.size_bytes} bytes")
-            continue
-        try:
-            files[name] = source.read(file, limit_bytes=MAX_TOKENIZER_BYTES)
-        except Rejected as error:
-            yield codes.TOKENIZER_UNREADABLE.finding(name, str(error))
-    tokenizer = read_tokenizer(files)
-    if tokenizer is not None:
-        yield from check_tokenizer(tokenizer, base)
-
-
-def _largest_rank(config: AdapterConfig) -> int:
-    return max([config.rank, *config.rank_pattern.values()])
+@contextmanager
+def _rejection_reported(
+    store: ArtifactStore, registration_id: str, profiles: Sequence[EngineProfile]
+) -> Iterator[None]:
+    """Keep the report of what cannot even be read; nothing can be compared then."""
+    try:
+        yield
+    except Rejected as error:
+        store.keep_report(registration_id, rejected(error, profiles))
+        raise

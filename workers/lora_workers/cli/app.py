@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
-from lora_workers.cli import explaining, machine, published, registering, running, watching
+from lora_workers.cli import checking, explaining, machine, published, registering, running, watching
 from lora_workers.cli.bases import base_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
 from lora_workers.cli.options import is_json_asked
@@ -67,6 +67,7 @@ def _root(
 app.command()(machine.up)
 app.command()(machine.demo)
 app.command()(machine.demo_files)
+app.command()(checking.check)
 app.command()(registering.register)
 app.command()(registering.status)
 app.command("list")(published.list_versions)

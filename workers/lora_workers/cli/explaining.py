@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 
 from lora_registry.codes import CODES
+from lora_registry.engine_codes import ENGINE_CODES
+from lora_registry.engine_conditions import CONDITIONS
+from lora_registry.engine_profiles import BUILT_IN, engine_table
 from lora_registry.errors import RegistryError
 from lora_workers.cli.options import AsJson
 from lora_workers.cli.output import print_json, print_line, print_table
@@ -17,12 +20,20 @@ from lora_workers.cli.output import print_json, print_line, print_table
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a code stands for; `kind` is the severity of a finding, or `failure` of a command."""
+    """What a code stands for.
+
+    Attributes:
+        code: the stable identifier.
+        kind: severity of a finding, `engine` for a reason of an engine's verdict, or `failure` of a command.
+        cause: one sentence. remedy: one sentence: what to do.
+        engines: for the code of an engine's verdict, the rules of the built-in engines that lead to it.
+    """
 
     code: str
     kind: str
     cause: str
     remedy: str
+    engines: tuple[dict[str, str], ...] = ()
 
 
 def explain(
@@ -32,7 +43,7 @@ def explain(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain a code of a finding or of an error."""
+    """Explain a code of a finding, of an engine's verdict or of an error."""
     known = explanations()
     if code is None:
         return _print_all(known, as_json=as_json)
@@ -41,11 +52,14 @@ def explain(
         raise typer.BadParameter(f"{code[:80]!r} is no code; `lora-registry explain` lists them", param_hint="CODE")
     if as_json:
         return print_json(asdict(found))
-    return print_line(f"{found.code} ({found.kind}): {found.cause} {found.remedy}")
+    print_line(f"{found.code} ({found.kind}): {found.cause} {found.remedy}")
+    for rule in found.engines:
+        print_line(f"  {rule['engine']}: {rule['verdict']}: {rule['reason']}  [{rule['source']}]")
+    return None
 
 
 def explanations() -> dict[str, Explanation]:
-    """Every code of a finding or an error → what it stands for."""
+    """Every code of a finding, a verdict or an error → what it stands for."""
     failures = {
         each.code: Explanation(each.code, "failure", inspect.getdoc(each) or "", each.remedy)
         for each in _subclasses(RegistryError)
@@ -53,7 +67,27 @@ def explanations() -> dict[str, Explanation]:
     findings = {
         each.code: Explanation(each.code, each.severity.value, each.cause, each.remedy) for each in CODES.values()
     }
-    return failures | findings
+    engines = {
+        each.code: Explanation(each.code, "engine", each.cause, each.remedy, _rules_of(each.code))
+        for each in ENGINE_CODES.values()
+    }
+    return failures | findings | engines
+
+
+def _rules_of(code: str) -> tuple[dict[str, str], ...]:
+    return tuple(
+        {
+            "engine": engine,
+            "verdict": rule.verdict.value,
+            "condition": rule.condition,
+            "versions": rule.versions,
+            "reason": rule.reason,
+            "source": rule.source,
+        }
+        for engine in BUILT_IN
+        for rule in engine_table(engine).rules
+        if CONDITIONS[rule.condition].code.code == code
+    )
 
 
 def _subclasses(kind: type[RegistryError]) -> Iterator[type[RegistryError]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -72,6 +72,17 @@ class LocalSource:
         """
         with _opened(file) as descriptor, _mapped(file.location):
             return os.pread(descriptor, limit_bytes + 1, 0)
+
+    @contextmanager
+    def ranged(self, file: PinnedFile) -> Iterator[Callable[[int, int], bytes]]:
+        """Open a pinned file once, to read its bytes at (offset, length).
+
+        Raises:
+            Rejected: it changed or may not be read.
+            Transient: the file system failed.
+        """
+        with _opened(file) as descriptor, _mapped(file.location):
+            yield lambda offset, length: os.pread(descriptor, length, offset)
 
     def copy(self, file: PinnedFile, to: str, *, tap: Tap | None = None) -> FileDigest:
         """Copy a pinned file to `to`, digest its bytes on the way and show them to `tap`.

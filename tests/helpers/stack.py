@@ -20,7 +20,7 @@ from lora_registry.errors import RedisUnavailable
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
-from lora_workers import processes
+from lora_workers import installation, processes
 from lora_workers.base_models import read_base_profile
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
 from tests.helpers.registry import BASE, Registry
@@ -51,9 +51,7 @@ def make_settings(url: str, directory: Path, *, key_prefix: str = "{lora}", **ch
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The environment of a process with these settings, which finds the same code as this one."""
-    values = {name: str(value) for name, value in settings.model_dump().items() if value is not None}
-    values["source_roots"] = ":".join(str(root) for root in settings.source_roots)
-    named = {f"LORA_REGISTRY_{name.upper()}": value for name, value in values.items()}
+    named = installation.environment_of(settings)
     return named | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -118,7 +116,7 @@ class Stack:
     def dispatchers(self, count: int = 1, *arguments: str) -> list[Process]:
         """Start dispatchers and register the packaged base model."""
         started = [self.start("dispatcher", *arguments, name=f"dispatcher {number}") for number in range(count)]
-        self.registry.catalog.add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE))
+        self.registry.catalog.add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
         return started
 
     def worker(self, *stages: Stage, concurrency: int = 1, arguments: Sequence[str] = ()) -> Process:

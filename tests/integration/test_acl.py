@@ -158,7 +158,7 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         running.start("dispatcher", "dispatcher")
         running.start("worker", "worker", "--queues", ",".join(ORDER))
         operator = Catalog(server.as_role("operator"), settings)
-        operator.add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE))
+        operator.add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
 
         client = RegistrationClient.from_url(server.url("publisher"))
         source = copy_adapter(tmp_path / "sources" / "support-bot")

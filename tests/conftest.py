@@ -33,6 +33,7 @@ def settings(server_url: str, tmp_path: Path) -> Settings:
         key_prefix=f"{{test-{secrets.token_hex(6)}}}",
         source_roots=(tmp_path,),
         artifact_store=tmp_path / "artifacts",
+        numeric="off",  # tests that look at numbers switch it on; the others start faster without torch
     )
 
 

@@ -1,7 +1,8 @@
 """Every code a finding can carry: severity, cause and remedy in one place.
 
 The codes are grouped by the step that gives them: the request, the place of the bytes, the files, the
-header of the weights, adapter_config.json, the base model's profile, and the comparison of the three.
+header of the weights, adapter_config.json, the base model's profile, the comparison of the three, and the numbers of
+the weights.
 """
 
 from __future__ import annotations
@@ -534,4 +535,46 @@ WORKER_LOST = _error(
 )
 UNEXPECTED = _error(
     "UNEXPECTED", "A stage failed in a way that was not foreseen.", "Report it, with the error that the history gives."
+)
+
+# Numbers of the weights
+NUMBERS_NOT_FINITE = _error(
+    "NUMBERS_NOT_FINITE",
+    "The tensor holds NaN or an infinity, which spreads to every answer.",
+    "Go back to the last checkpoint with finite weights; lower the learning rate or clip gradients.",
+)
+DTYPE_OVERFLOW = _error(
+    "DTYPE_OVERFLOW",
+    "A value is too large for the dtype that the base model is served in, and becomes an infinity.",
+    "Lower lora_alpha or train with a weight decay; or serve the base model in bfloat16.",
+)
+DTYPE_UNDERFLOW = _warning(
+    "DTYPE_UNDERFLOW",
+    "All values of one half are too small for the dtype that the base model is served in: the module changes nothing.",
+    "Raise lora_alpha or serve the base model in bfloat16.",
+)
+ZERO_DELTA = _warning(
+    "ZERO_DELTA",
+    "The change B·A is exactly zero: the module looks untrained and answers as the base model does.",
+    "Check that training reached it and that the trained weights were saved.",
+)
+SCALE_OUTLIER = _warning(
+    "SCALE_OUTLIER",
+    "The scale of B·A (lora_alpha over the rank, or over its root) is far beyond what training recipes use.",
+    "Check lora_alpha, alpha_pattern and use_rslora.",
+)
+NORM_OUTLIER = _warning(
+    "NORM_OUTLIER",
+    "The module changes its weight far more than the other modules of its kind do.",
+    "Check that training did not diverge there; compare answers with and without the adapter.",
+)
+MAGNITUDE_INVALID = _warning(
+    "MAGNITUDE_INVALID",
+    "A DoRA magnitude is the norm of a weight's row, and here one is not positive: its output is off or turned around.",
+    "Check that training did not diverge there.",
+)
+SPECTRUM_NOT_MEASURED = _warning(
+    "SPECTRUM_NOT_MEASURED",
+    "The two halves of modules lie too far apart in the file, or are too large, to measure their product in passing.",
+    "Save the file with safetensors' save_file, which writes the halves side by side.",
 )

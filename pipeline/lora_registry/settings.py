@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -65,6 +65,11 @@ class Settings(BaseSettings):
     max_lora_rank: Annotated[int, Field(gt=0)] = 512
     """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
 
+    numeric: Literal["auto", "on", "off"] = "auto"
+    """Whether validate workers look at the numbers of the weights, which takes torch. auto: `up` and `demo` do where
+    torch is installed; a worker of its own refuses to start without it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What they compute on; auto: a GPU where there is one."""
     engine_profiles: Annotated[tuple[str, ...], NoDecode] = ()
     """Nodes that every adapter is judged for: names of built-in engine profiles, or paths of JSON files, by commas."""
 

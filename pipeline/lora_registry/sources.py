@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Protocol, Self
 
 from lora_registry.artifacts import FileDigest
+
+Tap = Callable[[memoryview], None]
+"""Sees the chunks of a file while it is copied; a chunk is valid only until the call returns."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,13 @@ class Source(Protocol):
             Transient: the place is out of reach.
         """
 
-    def copy(self, file: PinnedFile, to: str) -> FileDigest:
+    def copy(self, file: PinnedFile, to: str, *, tap: Tap | None = None) -> FileDigest:
         """Copy a pinned file to the local path `to` and digest the bytes on the way, reading them once.
+
+        Args:
+            file: what was pinned.
+            to: local path.
+            tap: shown every byte that is written, in order.
 
         Raises:
             Rejected: it changed or may not be read.

@@ -48,6 +48,7 @@ class Stand:
             key_prefix=prefix,
             source_roots=(self.directory,),
             artifact_store=self.directory / "artifacts",
+            numeric="off",  # its own benchmark measures it
         )
 
     def connect(self) -> redis.Redis:
@@ -138,5 +139,6 @@ def environment_of(settings: Settings | None) -> dict[str, str]:
             "LORA_REGISTRY_KEY_PREFIX": settings.key_prefix,
             "LORA_REGISTRY_SOURCE_ROOTS": ":".join(str(root) for root in settings.source_roots),
             "LORA_REGISTRY_ARTIFACT_STORE": str(settings.artifact_store),
+            "LORA_REGISTRY_NUMERIC": settings.numeric,
         }
     return environment

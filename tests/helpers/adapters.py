@@ -123,6 +123,19 @@ def make_gpt2(**config: Any) -> BaseProfile:
     return make_base(gpt2_shapes(), name="tiny-gpt2", **(family | config))
 
 
+def make_mixture(names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")) -> BaseProfile:
+    """A base with three experts in each layer, as its files have them."""
+    first, second, third = names
+    shapes = {name: shape for name, shape in llama_shapes().items() if ".mlp." not in name}
+    for layer in range(2):
+        shapes[f"model.layers.{layer}.mlp.gate.weight"] = (3, 32)
+        for expert in range(3):
+            at = f"model.layers.{layer}.mlp.experts.{expert}"
+            shapes |= {f"{at}.{first}.weight": (48, 32), f"{at}.{second}.weight": (48, 32)}
+            shapes[f"{at}.{third}.weight"] = (32, 48)
+    return make_base(shapes)
+
+
 @dataclass(frozen=True)
 class Adapter:
     """An adapter's two files."""

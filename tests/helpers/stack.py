@@ -44,6 +44,7 @@ def make_settings(url: str, directory: Path, *, key_prefix: str = "{lora}", **ch
         "backoff_max_s": 1.0,
         "max_attempts": 3,
         "stall_timeout_s": 3.0,
+        "numeric": "off",
     }
     return Settings(**(fields | changes))
 

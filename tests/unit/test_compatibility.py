@@ -16,6 +16,7 @@ from tests.helpers.adapters import (
     make_adapter,
     make_base,
     make_gpt2,
+    make_mixture,
 )
 
 from lora_registry import compatibility
@@ -324,19 +325,6 @@ TOKENS = f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta"
 def test_trained_tokens(indices: object, shapes: dict[str, tuple[int, ...]], codes: list[str]) -> None:
     """Trained rows are announced, as many as there are indices, and every index is a row of the base."""
     assert errors_of(make_adapter(trainable_token_indices=indices).with_tensors(shapes).check()) == codes
-
-
-def make_mixture(names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")) -> BaseProfile:
-    """A base with three experts in each layer, as its files have them."""
-    first, second, third = names
-    shapes = {name: shape for name, shape in llama_shapes().items() if ".mlp." not in name}
-    for layer in range(2):
-        shapes[f"model.layers.{layer}.mlp.gate.weight"] = (3, 32)
-        for expert in range(3):
-            at = f"model.layers.{layer}.mlp.experts.{expert}"
-            shapes |= {f"{at}.{first}.weight": (48, 32), f"{at}.{second}.weight": (48, 32)}
-            shapes[f"{at}.{third}.weight"] = (32, 48)
-    return make_base(shapes)
 
 
 EXPERTS = f"{PREFIX}model.layers.0.mlp.experts"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.helpers.adapters import Adapter, make_adapter, make_base
 from tests.helpers.adapters_on_disk import DEMO_DATA
+from tests.helpers.weights import random_values, weights_bytes
 from typer.testing import CliRunner, Result
 
 from lora_registry.engine_profiles import BUILT_IN, Ruling, find_profiles
@@ -14,7 +15,7 @@ from lora_registry.findings import Finding
 from lora_registry.report import Verdict
 from lora_workers.cli import code_page
 from lora_workers.cli.app import app
-from lora_workers.dry_run import DryRun, Measured
+from lora_workers.dry_run import DryRun, Measured, numeric_findings
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = str(DEMO_DATA / "bases" / "tiny-llama")
@@ -243,6 +244,24 @@ def test_the_numbers_are_looked_at_by_whatever_is_given(tmp_path: Path) -> None:
     assert large.engines["vllm"].verdict is Ruling.SILENTLY_WRONG
     assert large.spectra == {"device": "cpu"}
     assert "numbers" in large.timings_ms
+
+
+def test_the_numbers_themselves_are_read_when_asked_for(tmp_path: Path) -> None:
+    """A dry run with numbers reads the whole file and finds what the validate stage would."""
+    adapter = make_adapter(targets=("q_proj", "v_proj"))
+    source = write(tmp_path / "a", adapter)
+    values = random_values(adapter)
+    (source / "adapter_model.safetensors").write_bytes(weights_bytes(values))
+    name = next(iter(values))
+    good = dry_run(measure=numeric_findings("cpu")).check(str(source))
+    values[name].flat[3] = float("nan")
+    (source / "adapter_model.safetensors").write_bytes(weights_bytes(values))
+    bad = dry_run(measure=numeric_findings("cpu")).check(str(source))
+
+    assert good.verdict is Verdict.VALID
+    assert good.spectra is not None
+    assert good.bytes_read > (source / "adapter_model.safetensors").stat().st_size
+    assert [(each.code, each.subject) for each in bad.findings] == [("NUMBERS_NOT_FINITE", name)]
 
 
 @pytest.mark.parametrize("page", ["codes", "engines"])

@@ -258,7 +258,7 @@ def test_file_system_that_fails_is_a_failure_of_the_world(
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")  # which no test can make a disk give
 
-    monkeypatch.setattr(os, "read", fail)
+    monkeypatch.setattr(os, "readv", fail)
     with pytest.raises(Transient, match="Input/output error"):
         source.copy(pinned.weights, str(tmp_path / "copy"))
 

@@ -14,17 +14,20 @@ import pytest
 from tests.helpers.adapters import Adapter, codes_of, errors_of, llama_shapes, make_adapter, make_base
 
 import lora_registry
+from lora_registry import codes
 from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config
 from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Published, Standing, VersionRecord
 from lora_registry.engine_profiles import EngineProfile, Ruling, find_profiles
 from lora_registry.errors import LeaseLost, NotFound, Rejected, Transient
+from lora_registry.findings import Finding, Severity
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
+from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import Registration, load_findings, parse_registration
 from lora_registry.report import ValidationReport, Verdict
-from lora_registry.sources import PinnedFile, PinnedSource
+from lora_registry.sources import PinnedFile, PinnedSource, Tap
 from lora_registry.stages import BATCH, ORDER, STATE_AFTER, Stage, after
 from lora_registry.stages.allocate import allocate
 from lora_registry.stages.publish import publish
@@ -112,10 +115,12 @@ class MemorySource:
         """One byte more than the limit shows that it is too large."""
         return self._pinned(file)[: limit_bytes + 1]
 
-    def copy(self, file: PinnedFile, to: str) -> FileDigest:
+    def copy(self, file: PinnedFile, to: str, *, tap: Tap | None = None) -> FileDigest:
         """Copy and digest."""
         content = self._pinned(file)
         Path(to).write_bytes(content)
+        if tap is not None:
+            tap(memoryview(content))
         return FileDigest(hashlib.sha256(content).hexdigest(), len(content))
 
     def _pin(self, name: str) -> PinnedFile:
@@ -184,6 +189,7 @@ def run_validate(
     *,
     base: BaseProfile | None = None,
     max_lora_rank: int = 64,
+    numeric: StartNumericPass | None = None,
     profiles: tuple[EngineProfile, ...] = (),
     **files: bytes,
 ) -> dict[str, str | int]:
@@ -192,7 +198,15 @@ def run_validate(
     pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
     catalog: Any = MemoryCatalog(base or make_base())
     lease = make_lease(Stage.VALIDATE, pinned=pinned)
-    return validate(lease, catalog=catalog, source=source, store=store, max_lora_rank=max_lora_rank, profiles=profiles)
+    return validate(
+        lease,
+        catalog=catalog,
+        source=source,
+        store=store,
+        max_lora_rank=max_lora_rank,
+        profiles=profiles,
+        numeric=numeric,
+    )
 
 
 @pytest.fixture
@@ -444,6 +458,45 @@ def test_largest_rank_of_any_module_counts(store: MemoryStore) -> None:
     with pytest.raises(Rejected) as rejected:
         run_validate(adapter, store, max_lora_rank=8)
     assert codes_of(rejected.value.findings) == ["RANK_TOO_LARGE"]
+
+
+class FixedPass:
+    """A numeric pass that finds what it was told to."""
+
+    def __init__(self, *findings: Finding) -> None:
+        self._findings = findings
+        self.seen = bytearray()
+
+    def __call__(self, config: object, base: object, *, size_bytes: int) -> FixedPass:
+        """Start."""
+        return self
+
+    def feed(self, chunk: memoryview) -> None:
+        """Take bytes."""
+        self.seen += chunk
+
+    def finish(self) -> NumericReport:
+        """Report."""
+        return NumericReport(self._findings, (), (), len(self.seen), 1.0, "cpu")
+
+
+@pytest.mark.parametrize("code", [codes.ZERO_DELTA, codes.NUMBERS_NOT_FINITE])
+def test_what_the_numbers_say_counts_as_what_the_structure_says(store: MemoryStore, code: codes.Code) -> None:
+    """Findings of the numeric pass, which sees exactly the bytes that are kept, are left or reject as all others."""
+    numeric, adapter = FixedPass(code.finding("model.layers.0.self_attn.q_proj")), make_adapter()
+    if code.severity is Severity.ERROR:
+        with pytest.raises(Rejected) as rejected:
+            run_validate(adapter, store, numeric=numeric)
+        assert codes_of(rejected.value.findings) == [code.code]
+        assert store.kept == {}
+    else:
+        left = run_validate(adapter, store, numeric=numeric)
+        assert codes_of(load_findings(str(left["findings"]))) == [code.code]
+    report = store.reports[make_lease().registration.id]
+    assert codes_of(report.findings) == [code.code]
+    assert report.spectra is not None
+    assert report.spectra["device"] == "cpu"
+    assert bytes(numeric.seen) == adapter.weights_bytes
 
 
 def test_source_that_changed_after_it_was_pinned_is_rejected(store: MemoryStore) -> None:

@@ -2,4 +2,5 @@
 
 from lora_workers.entry import main
 
-main()
+if __name__ == "__main__":  # a spawned child imports this module too
+    main()

@@ -6,8 +6,10 @@ doubled one finds nothing to claim. The settings keep Celery's own ways of losin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from billiard import current_process
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.transport import redis as kombu_redis
@@ -19,12 +21,38 @@ from lora_registry.stages import ORDER, Stage
 TASK_PREFIX = "lora_registry."
 
 
-def make_app(settings: Settings) -> Celery:
+class StageApp(Celery):  # type: ignore[misc] # celery has no types
+    """A Celery app that a spawned child can make again, tasks included, once `rebuild` is set."""
+
+    rebuild: tuple[Callable[..., Celery], tuple[object, ...]] | None = None
+
+    def __reduce__(self) -> Any:
+        return self.rebuild or super().__reduce__()
+
+
+def make_app(settings: Settings) -> StageApp:
     """The Celery app for `settings`; nothing connects before it is used."""
     _guard_restored_channels()
-    app = Celery("lora-registry", set_as_current=False, broker=settings.celery_broker_url)
+    app = StageApp("lora-registry", set_as_current=False, broker=settings.celery_broker_url)
     app.conf.update(_configuration(settings))
     return app
+
+
+def spawn_children(app: StageApp, *, rebuild: Callable[..., Celery], arguments: tuple[object, ...]) -> None:
+    """Have the pool's children start as fresh interpreters, which CUDA needs, instead of as forks.
+
+    Args:
+        app: the app of the worker.
+        rebuild: makes the same app in a child, from `arguments`; both are pickled.
+        arguments: for `rebuild`.
+    """
+    app.rebuild = (rebuild, arguments)
+    app.conf.worker_pool_start_method = "spawn"
+
+
+def child_number() -> int:
+    """Which of its pool's children this process is, from 0; a child that is replaced leaves its number to the next."""
+    return getattr(current_process(), "index", 0)
 
 
 def task_name(stage: Stage) -> str:

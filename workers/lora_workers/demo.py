@@ -22,6 +22,7 @@ from lora_registry.subscriber import Subscriber
 from lora_workers.base_models import read_base_profile
 from lora_workers.embedded import EmbeddedValkey
 from lora_workers.installation import Installation, Staffing
+from lora_workers.numeric_needs import settled
 
 Say = Callable[[str], None]
 BASE = "tiny-llama"
@@ -88,9 +89,13 @@ def run_demo(*, say: Say) -> bool:
 def _tour(folder: Path, say: Say) -> bool:
     write_demo_files(folder / "models")
     server = EmbeddedValkey(folder / "valkey")
-    settings = load_settings(
-        redis_url=server.url, broker_url="", artifact_store=folder / "artifacts", source_roots=(folder / "models",)
+    settings = settled(
+        load_settings(
+            redis_url=server.url, broker_url="", artifact_store=folder / "artifacts", source_roots=(folder / "models",)
+        )
     )
+    if settings.numeric == "off":
+        say("adapters are judged by structure alone: looking at the numbers of the weights takes torch")
     log = folder / "processes.log"
     installation = Installation(settings, server=server, staffing=Staffing(log=log))
     try:

@@ -13,23 +13,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from lora_registry.adapter_config import MAX_CONFIG_BYTES, AdapterConfig, parse_adapter_config
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
 from lora_registry.base_profile import BaseProfile
 from lora_registry.engine_profiles import EngineProfile
-from lora_registry.errors import Configuration, Rejected
+from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
 from lora_registry.judgement import check_tokenizer_files, judge, read_tokenizer_files
 from lora_registry.report import ValidationReport, rejected, report_of
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedFile, PinnedSource
+from lora_workers.extras import require
 from lora_workers.linear_patterns import linear_time_patterns
 from lora_workers.sources.local import LocalSource
 
 _FIRST_READ_BYTES = 4096
 """A second read of a local file costs less than bytes that are not needed."""
+_CHUNK_BYTES = 1 << 20
 _MOST_NAMES = 10_000
 _MOST_TOKENIZERS = 64
 
@@ -42,24 +44,43 @@ class Measured:
         findings: what is wrong or noteworthy about them.
         overflows: dtypes, as safetensors calls them, that they overflow.
         spectra: what else is known, in plain JSON types.
+        bytes_read: bytes of the weights that were read for it.
     """
 
     findings: tuple[Finding, ...] = ()
     overflows: tuple[str, ...] = ()
     spectra: dict[str, Any] | None = None
+    bytes_read: int = 0
 
 
 NumericCheck = Callable[[PinnedFile, AdapterConfig, Header, BaseProfile], Measured]
 """Looks at the numbers of pinned weights; it leaves weights alone whose header does not fit the base."""
 
 
-def numeric_findings() -> NumericCheck:
+def numeric_findings(device: Literal["auto", "cpu", "cuda"] = "auto") -> NumericCheck:
     """The check of the numbers.
 
+    Args:
+        device: what to compute on; auto: a GPU where there is one.
+
     Raises:
-        Configuration: this installation has none.
+        MissingExtra: torch is not installed.
     """
-    raise Configuration("numeric validation is not part of this installation; leave out --numeric")
+    require("numeric")
+    from lora_workers.numeric.numeric_pass import NumericChecks
+
+    checks = NumericChecks(device)
+
+    def measure(weights: PinnedFile, config: AdapterConfig, _: Header, base: BaseProfile) -> Measured:
+        started = checks(config, base, size_bytes=weights.size_bytes)
+        with LocalSource(()).ranged(weights) as read:
+            for at in range(0, weights.size_bytes, _CHUNK_BYTES):
+                started.feed(memoryview(read(at, _CHUNK_BYTES)))
+        report = started.finish()
+        spectra = report.to_dict() if report.bytes_read else None
+        return Measured(report.findings, report.overflows, spectra, report.bytes_read)
+
+    return measure
 
 
 class DryRun:
@@ -134,7 +155,8 @@ class DryRun:
             more_findings=(*self._tokenizer_findings(pinned, local, counted), *measured.findings),
             overflows=measured.overflows,
         )
-        return report_of(judged, bytes_read=counted.bytes_read, timings_ms=timings_ms, spectra=measured.spectra)
+        bytes_read = counted.bytes_read + measured.bytes_read
+        return report_of(judged, bytes_read=bytes_read, timings_ms=timings_ms, spectra=measured.spectra)
 
     def _tokenizer_findings(self, pinned: PinnedSource, local: LocalSource, counted: _Counted) -> tuple[Finding, ...]:
         """As `judge_tokenizer`; a copy of a tokenizer that was compared before is only read and hashed."""

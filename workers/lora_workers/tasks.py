@@ -12,11 +12,14 @@ from functools import cached_property, partial
 import redis
 from celery import Celery
 
+from lora_registry.adapter_config import AdapterConfig
+from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
 from lora_registry.engine_profiles import find_profiles
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
+from lora_registry.numeric_report import NumericPass, StartNumericPass
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
 from lora_registry.stages.allocate import allocate
@@ -25,8 +28,9 @@ from lora_registry.stages.resolve import resolve
 from lora_registry.stages.validate import validate
 from lora_registry.work import Perform, work
 from lora_workers.artifact_store import LocalArtifactStore
-from lora_workers.celery_app import send_wake_ups, task_name
+from lora_workers.celery_app import child_number, make_app, send_wake_ups, task_name
 from lora_workers.linear_patterns import linear_time_patterns
+from lora_workers.logs import log_to_stderr
 from lora_workers.sources import open_sources
 
 _BUDGET_S = 10.0
@@ -66,6 +70,7 @@ class Station:
             max_lora_rank=settings.max_lora_rank,
             compile_pattern=linear_time_patterns(),
             profiles=find_profiles(settings.engine_profiles),
+            numeric=None if settings.numeric == "off" else self._start_numeric_pass,
         )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
@@ -73,6 +78,16 @@ class Station:
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store),
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }
+
+    def _start_numeric_pass(self, config: AdapterConfig, base: BaseProfile, *, size_bytes: int) -> NumericPass:
+        return self._numeric_checks(config, base, size_bytes=size_bytes)
+
+    @cached_property
+    def _numeric_checks(self) -> StartNumericPass:
+        # Not before there are weights to look at: this imports torch, which must not be in the parent of a fork.
+        from lora_workers.numeric.numeric_pass import NumericChecks
+
+        return NumericChecks(self._settings.device, index=child_number())
 
     @cached_property
     def _ledger(self) -> Ledger:
@@ -113,3 +128,17 @@ def register_tasks(app: Celery, station: Station) -> None:
 
     for stage in Stage:
         app.task(task_of(stage), name=task_name(stage))
+
+
+def rebuild_app(settings_json: str, log_level: int) -> Celery:
+    """The worker's app, made again in a spawned child, which knows nothing of its parent.
+
+    Args:
+        settings_json: the parent's settings.
+        log_level: the parent's, a number of `logging`.
+    """
+    log_to_stderr(log_level)
+    settings = Settings.model_validate_json(settings_json)
+    app = make_app(settings)
+    register_tasks(app, Station(app, settings))
+    return app

@@ -19,9 +19,10 @@ from lora_registry.errors import RegistryError
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
-from lora_workers.celery_app import make_app
+from lora_workers.celery_app import make_app, spawn_children
+from lora_workers.numeric_needs import count_gpus, require_numeric
 from lora_workers.processes import die_with_parent
-from lora_workers.tasks import Around, Station, register_tasks
+from lora_workers.tasks import Around, Station, rebuild_app, register_tasks
 
 _SLOTS_FOR_S = 30.0
 _STALLED = 70
@@ -40,15 +41,23 @@ def run_worker(
         concurrency: child processes; each works on one claim at a time.
         around: put around every stage's function.
 
+    With numeric validation on GPUs there is one child for each GPU instead, a fresh interpreter without `around`.
+
     Returns:
         Exit code for the process.
 
     Raises:
         Configuration: an engine profile cannot be read.
+        MissingExtra: a validate worker has no torch, and numeric validation is not switched off.
     """
     find_profiles(settings.engine_profiles)  # what is wrong with them is said before anything starts
     app = make_app(settings)
     register_tasks(app, Station(app, settings, around=around))
+    gpus = _count_gpus(settings, stages)
+    if gpus:
+        concurrency = gpus
+        level = logging.getLogger().getEffectiveLevel()
+        spawn_children(app, rebuild=rebuild_app, arguments=(settings.model_dump_json(), level))
     worker_process_init.connect(_on_child_start, weak=False)
     slots = _Slots(settings, stages, concurrency)
     worker_ready.connect(slots.start, weak=False)
@@ -56,6 +65,16 @@ def run_worker(
     # Soft shutdown: give running tasks a while, then put their messages back. Source: celery 5.7, REMAP_SIGTERM.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
     return _run(app, stages, concurrency)
+
+
+def _count_gpus(settings: Settings, stages: Sequence[Stage]) -> int:
+    """Number of GPUs to use; 0: compute on the CPU, or nothing."""
+    if Stage.VALIDATE not in stages or settings.numeric == "off":
+        return 0
+    require_numeric()
+    if settings.device == "cuda":
+        return count_gpus() or 1  # where they are not seen from here, torch may still find one
+    return count_gpus() if settings.device == "auto" else 0
 
 
 def _run(app: Celery, stages: Sequence[Stage], concurrency: int) -> int:

@@ -1,4 +1,4 @@
-"""Stage 3, validate: copy the two files once while hashing them, judge that copy, and keep it under its digest.
+"""Stage 3, validate: copy the two files once, hashing and measuring them; judge that copy; keep it under its digest.
 
 What is judged, what is stored and what nodes load later are the same bytes: the source is not looked at again.
 """
@@ -19,6 +19,7 @@ from lora_registry.errors import Rejected
 from lora_registry.judgement import judge, judge_tokenizer, largest_rank
 from lora_registry.ledger import Lease
 from lora_registry.module_patterns import CompilePattern
+from lora_registry.numeric_report import StartNumericPass
 from lora_registry.registrations import dump_findings
 from lora_registry.report import ValidationReport, Verdict, rejected, report_of
 from lora_registry.safetensors_header import Header, read_header
@@ -62,10 +63,21 @@ def validate(
     max_lora_rank: int,
     compile_pattern: CompilePattern | None = None,
     profiles: Sequence[EngineProfile] = (),
+    numeric: StartNumericPass | None = None,
 ) -> dict[str, str | int]:
     """Judge the pinned adapter against its base model and keep it as an artifact.
 
     The store keeps the report, if it says more than that all is well.
+
+    Args:
+        lease: the registration.
+        catalog: where the base model is.
+        source: where the adapter is.
+        store: where it is kept.
+        max_lora_rank: largest rank that is accepted.
+        compile_pattern: compiles an adapter's regular expressions to run in linear time; None: they are refused.
+        profiles: nodes to give verdicts for.
+        numeric: measures the numbers of the weights while they are copied; None: they are not looked at.
 
     Returns:
         `digest`, `rank` (the largest among its modules), `size_bytes` (of the weights), `base_revision`, `findings`.
@@ -83,13 +95,23 @@ def validate(
             raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
             config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
             begun = perf_counter()
-            weights = source.copy(pinned.weights, staged.weights_path)
+            numbers = numeric(config, base, size_bytes=pinned.weights.size_bytes) if numeric else None
+            weights = source.copy(pinned.weights, staged.weights_path, tap=numbers.feed if numbers else None)
             timings_ms = {"copy": (perf_counter() - begun) * 1000}
             header = read_staged_header(staged.weights_path)
-        tokenizer = judge_tokenizer(pinned, source, base)
-        judged = judge(config, header, base, max_lora_rank=max_lora_rank, profiles=profiles, more_findings=tokenizer)
+        measured = numbers.finish() if numbers else None
+        judged = judge(
+            config,
+            header,
+            base,
+            max_lora_rank=max_lora_rank,
+            profiles=profiles,
+            more_findings=(*judge_tokenizer(pinned, source, base), *(measured.findings if measured else ())),
+            overflows=measured.overflows if measured else (),
+        )
+        spectra = measured.to_dict() if measured else None
         read = len(raw_config) + weights.size_bytes
-        _settle(store, registration.id, report_of(judged, bytes_read=read, timings_ms=timings_ms))
+        _settle(store, registration.id, report_of(judged, bytes_read=read, timings_ms=timings_ms, spectra=spectra))
         digest = staged.keep(canonical_config(raw_config), weights)
     return {
         "digest": digest,

@@ -55,7 +55,7 @@ def check(
         _base_profile(base, also_known_as or ()),
         profiles=find_profiles(engine or BUILT_IN),
         max_lora_rank=settings.max_lora_rank,
-        measure=numeric_findings() if numeric else None,
+        measure=numeric_findings(settings.device) if numeric else None,
     )
     several = len(sources) > 1
     checked: list[tuple[str, ValidationReport]] = []

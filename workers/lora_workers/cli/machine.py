@@ -18,6 +18,7 @@ from lora_workers.cli.output import print_line
 from lora_workers.embedded import EmbeddedValkey
 from lora_workers.extras import require
 from lora_workers.installation import Installation, Staffing, data_directory
+from lora_workers.numeric_needs import settled
 
 _TERMINATED = 143
 """As a program ends that SIGTERM stops."""
@@ -52,7 +53,7 @@ def up(
     with ExitStack() as held:
         directory = held.enter_context(data_directory(data.expanduser().absolute()))
         server = None if redis_url else EmbeddedValkey(directory / "valkey")
-        settings = _settings_for_up(server.url if server else redis_url, directory, source_root)
+        settings = settled(_settings_for_up(server.url if server else redis_url, directory, source_root))
         _run(Installation(settings, server=server, staffing=staffing), settings, has_server=server is not None)
 
 
@@ -109,6 +110,10 @@ def _tell_when_ready(installation: Installation, settings: Settings) -> None:
     for root in settings.source_roots:
         print_line(f"local adapters may lie in {root}")
     print_line(f"artifacts go to {settings.artifact_store}")
+    if settings.numeric == "off":
+        print_line(
+            "the numbers of the weights are not looked at (that takes torch: pip install 'lora-registry[numeric]')"
+        )
     print_line("ready; in other terminals:")
     print_line(f"export LORA_REGISTRY_REDIS_URL={settings.redis_url}")
 

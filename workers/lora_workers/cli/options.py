@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ from lora_registry.connection import connect
 from lora_registry.ledger import Ledger
 from lora_registry.names import check_base_name
 from lora_registry.settings import Settings, load_settings
+from lora_workers.logs import log_to_stderr
 
 _JSON_ASKED = "lora_workers.json"
 
@@ -85,7 +85,4 @@ def start_logging(level: str) -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise typer.BadParameter(f"{level!r} is no level", param_hint="--log-level")
-    logging.captureWarnings(True)
-    if number > logging.DEBUG:  # Celery warns at length of what this registry chose on purpose
-        logging.getLogger("py.warnings").setLevel(logging.ERROR)
-    logging.basicConfig(level=number, format=f"%(asctime)s %(levelname)s {os.getpid()} %(name)s: %(message)s")
+    log_to_stderr(number)

@@ -18,6 +18,10 @@ from lora_workers.extras import require
 def worker(
     queues: Annotated[str, typer.Option(metavar="STAGES", help=f"Stages to work on, such as {','.join(ORDER)}.")],
     concurrency: Annotated[int, typer.Option(min=1, help="Child processes; each works on one claim.")] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="auto, cpu or cuda (validate; on GPUs, one process for each)."),
+    ] = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run a worker for some stages until SIGTERM."""
@@ -26,7 +30,7 @@ def worker(
     start_logging(log_level)
     from lora_workers.worker import run_worker
 
-    raise typer.Exit(run_worker(load_settings(), stages, concurrency=concurrency))
+    raise typer.Exit(run_worker(load_settings(device=device), stages, concurrency=concurrency))
 
 
 def dispatcher(log_level: LogLevel = "info") -> None:

@@ -8,7 +8,7 @@ from lora_registry import codes
 from lora_registry.artifacts import FileDigest
 from lora_registry.errors import Rejected
 from lora_registry.settings import Settings
-from lora_registry.sources import PinnedFile, PinnedSource, Source
+from lora_registry.sources import PinnedFile, PinnedSource, Source, Tap
 from lora_workers.sources.local import LocalSource
 
 
@@ -26,9 +26,9 @@ class SourceRouter:
         """See `Source.read`."""
         return self._owner(file.location).read(file, limit_bytes=limit_bytes)
 
-    def copy(self, file: PinnedFile, to: str) -> FileDigest:
+    def copy(self, file: PinnedFile, to: str, *, tap: Tap | None = None) -> FileDigest:
         """See `Source.copy`."""
-        return self._owner(file.location).copy(file, to)
+        return self._owner(file.location).copy(file, to, tap=tap)
 
     def _owner(self, url: str) -> Source:
         scheme = url.partition("://")[0] if "://" in url else "file"

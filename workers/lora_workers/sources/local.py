@@ -8,7 +8,6 @@ compared with the descriptor that is then read.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,9 @@ from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
 from lora_registry.codes import Code
 from lora_registry.errors import Rejected, Transient
 from lora_registry.findings import has_error
-from lora_registry.sources import PinnedFile, PinnedSource
+from lora_registry.sources import PinnedFile, PinnedSource, Tap
 from lora_registry.tokenizer_maps import TOKENIZER_FILES
+from lora_workers.sources.digesting import ChunkDigest
 
 _CHUNK_BYTES = 1 << 20
 _MOST_NAMES = 10_000
@@ -84,21 +84,20 @@ class LocalSource:
         with _opened(file) as descriptor, _mapped(file.location):
             yield lambda offset, length: os.pread(descriptor, length, offset)
 
-    def copy(self, file: PinnedFile, to: str) -> FileDigest:
-        """Copy a pinned file to `to` and digest its bytes on the way.
+    def copy(self, file: PinnedFile, to: str, *, tap: Tap | None = None) -> FileDigest:
+        """Copy a pinned file to `to`, digest its bytes on the way and show them to `tap`.
 
         Raises:
             Rejected: it changed, while it was copied at the latest, or may not be read.
             Transient: the file system failed.
         """
-        sha256, copied = hashlib.sha256(), 0
-        with _opened(file) as descriptor, _mapped(file.location), Path(to).open("wb", buffering=0) as target:
-            while chunk := os.read(descriptor, _CHUNK_BYTES):
-                sha256.update(chunk)
-                target.write(chunk)
-                copied += len(chunk)
-            _check_pin(file, os.fstat(descriptor))
-        return FileDigest(sha256.hexdigest(), copied)
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        with _opened(file) as source, _mapped(file.location), Path(to).open("wb") as target, ChunkDigest(tap) as digest:
+            while count := os.readv(source, [buffer]):
+                digest.update(buffer[:count])
+                target.write(buffer[:count])
+            _check_pin(file, os.fstat(source))
+        return digest.result()
 
     def _tokenizer(self, directory: str, names: Sequence[str]) -> Iterator[PinnedFile]:
         """The tokenizer's files; one that may not be read is left out, since nothing of it is kept."""

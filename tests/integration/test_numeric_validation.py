@@ -39,14 +39,16 @@ def stack(
     prefix = f"{{test-{secrets.token_hex(6)}}}"
     settings = make_settings(server_url, tmp_path, key_prefix=prefix, numeric="on", lease_s=10, stall_timeout_s=60)
     stack = Stack(settings, tmp_path)
-    stack.dispatchers()
-    stack.worker(*(stage for stage in ORDER if stage is not Stage.VALIDATE))
-    validating = stack.worker(Stage.VALIDATE)
-    stack.wait_for_slots()
-    spawned = [command for command in commands_of(validating.process.pid) if "spawn_main" in command]
-    assert bool(spawned) is (request.param == "spawned")
-    yield stack
-    stack.close()
+    try:
+        stack.dispatchers()
+        stack.worker(*(stage for stage in ORDER if stage is not Stage.VALIDATE))
+        validating = stack.worker(Stage.VALIDATE)
+        stack.wait_for_slots()
+        spawned = [command for command in commands_of(validating.process.pid) if "spawn_main" in command]
+        assert bool(spawned) is (request.param == "spawned")
+        yield stack
+    finally:
+        stack.close()
     remove_keys(stack.registry.client, prefix)
 
 

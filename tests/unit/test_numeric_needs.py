@@ -18,20 +18,20 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_validate_worker_without_torch_refuses_to_start() -> None:
     """It says what to install, and how to go on without it."""
     with pytest.raises(Configuration, match=r"lora-registry\[numeric\].*LORA_REGISTRY_NUMERIC=off"):
-        run_worker(Settings(), [Stage.VALIDATE])
+        run_worker(Settings(numeric="auto"), [Stage.VALIDATE])
 
 
 @pytest.mark.usefixtures("no_torch")
 def test_up_goes_on_without_torch_unless_numbers_are_asked_for() -> None:
     """auto means off there, and on is refused."""
-    assert settled(Settings()).numeric == "off"
+    assert settled(Settings(numeric="auto")).numeric == "off"
     with pytest.raises(Configuration):
         settled(Settings(numeric="on"))
 
 
 def test_auto_is_on_where_torch_is_installed() -> None:
     """What is off stays off."""
-    assert settled(Settings()).numeric == "on"
+    assert settled(Settings(numeric="auto")).numeric == "on"
     assert settled(Settings(numeric="off")).numeric == "off"
 
 

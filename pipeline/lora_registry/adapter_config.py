@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from lora_registry import codes
-from lora_registry.adapter_files import CONFIG_NAME
+from lora_registry.artifacts import CONFIG_FILE
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
 from lora_registry.module_patterns import (
@@ -185,12 +185,12 @@ def canonical_config(raw: bytes) -> bytes:
 def _load(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError.of(
-            [codes.CONFIG_TOO_LARGE.finding(CONFIG_NAME, expected=f"at most {MAX_CONFIG_BYTES} bytes", actual=len(raw))]
+            [codes.CONFIG_TOO_LARGE.finding(CONFIG_FILE, expected=f"at most {MAX_CONFIG_BYTES} bytes", actual=len(raw))]
         )
     try:
         return load_object(raw)
     except StrictJsonError as exc:
-        raise ConfigError.of([codes.CONFIG_NOT_JSON.finding(CONFIG_NAME, str(exc))]) from exc
+        raise ConfigError.of([codes.CONFIG_NOT_JSON.finding(CONFIG_FILE, str(exc))]) from exc
 
 
 def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:

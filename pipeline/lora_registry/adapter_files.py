@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lora_registry import codes
+from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
 from lora_registry.findings import Finding
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "adapter_model.ckpt")
 _WHOLE_MODEL_PREFIXES = ("model-0", "pytorch_model-0")
@@ -43,7 +41,7 @@ def check_files(names: Iterable[str]) -> list[Finding]:
         instead.
     """
     listed = set(names)
-    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if name not in listed]
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if name not in listed]
     if not missing:
         return []
     if len(missing) == 2:
@@ -51,18 +49,18 @@ def check_files(names: Iterable[str]) -> list[Finding]:
         if below:
             return [codes.FILES_IN_SUBFOLDER.finding(below[0], actual=", ".join(below[:5]))]
     instead = _other_format(listed)
-    findings = [codes.FILE_MISSING.finding(name) for name in missing if name == CONFIG_NAME or instead is None]
+    findings = [codes.FILE_MISSING.finding(name) for name in missing if name == CONFIG_FILE or instead is None]
     return [instead, *findings] if instead is not None else findings
 
 
 def _folders_with_adapters(listed: set[str]) -> list[str]:
-    folders = (name.removesuffix(CONFIG_NAME).rstrip("/") for name in listed if name.endswith("/" + CONFIG_NAME))
-    return sorted(folder for folder in folders if f"{folder}/{WEIGHTS_NAME}" in listed)
+    folders = (name.removesuffix(CONFIG_FILE).rstrip("/") for name in listed if name.endswith("/" + CONFIG_FILE))
+    return sorted(folder for folder in folders if f"{folder}/{WEIGHTS_FILE}" in listed)
 
 
 def _other_format(listed: set[str]) -> Finding | None:
     """What the weights are instead of adapter_model.safetensors; None if they are there or unrecognised."""
-    if WEIGHTS_NAME in listed:
+    if WEIGHTS_FILE in listed:
         return None
     here = sorted(name for name in listed if "/" not in name)
     for name in here:
@@ -91,6 +89,6 @@ def _single_file(here: list[str]) -> Finding | None:
             ("training_args", "optimizer", "rng")
         ):
             return codes.FORMAT_PICKLE.finding(name)
-        if name.endswith(".safetensors") and CONFIG_NAME not in here:
+        if name.endswith(".safetensors") and CONFIG_FILE not in here:
             return codes.FORMAT_KOHYA.finding(name)
     return None

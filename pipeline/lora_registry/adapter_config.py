@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from lora_registry import codes
+from lora_registry import file_codes
 from lora_registry.artifacts import CONFIG_FILE
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
@@ -151,7 +151,9 @@ def parse_adapter_config(raw: bytes, *, compile_pattern: CompilePattern | None =
     fields = _load(raw)
     kind = fields.get("peft_type")
     if kind != "LORA":
-        raise ConfigError.of([codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))])
+        raise ConfigError.of(
+            [file_codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))]
+        )
     reader = _FieldReader(fields, compile_pattern)
     config = _config(reader, fields)
     findings = (
@@ -185,12 +187,16 @@ def canonical_config(raw: bytes) -> bytes:
 def _load(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError.of(
-            [codes.CONFIG_TOO_LARGE.finding(CONFIG_FILE, expected=f"at most {MAX_CONFIG_BYTES} bytes", actual=len(raw))]
+            [
+                file_codes.CONFIG_TOO_LARGE.finding(
+                    CONFIG_FILE, expected=f"at most {MAX_CONFIG_BYTES} bytes", actual=len(raw)
+                )
+            ]
         )
     try:
         return load_object(raw)
     except StrictJsonError as exc:
-        raise ConfigError.of([codes.CONFIG_NOT_JSON.finding(CONFIG_FILE, str(exc))]) from exc
+        raise ConfigError.of([file_codes.CONFIG_NOT_JSON.finding(CONFIG_FILE, str(exc))]) from exc
 
 
 def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:
@@ -227,7 +233,7 @@ def _missing(fields: dict[str, Any]) -> list[Finding]:
     absent = [name for name in ("r", "lora_alpha") if fields.get(name) is None]
     if not fields.get("target_modules") and not fields.get("target_parameters"):
         absent.append("target_modules")
-    return [codes.CONFIG_FIELD_MISSING.finding(name) for name in absent]
+    return [file_codes.CONFIG_FIELD_MISSING.finding(name) for name in absent]
 
 
 def _contradictions(config: AdapterConfig, fields: dict[str, Any]) -> list[Finding]:
@@ -235,25 +241,25 @@ def _contradictions(config: AdapterConfig, fields: dict[str, Any]) -> list[Findi
     findings = []
     foreign = next((parent for parent in config.layers_pattern if not is_literal_name(parent)), None)
     if foreign is not None:
-        findings.append(codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[:100]))
+        findings.append(file_codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[:100]))
     for name in ("layers_to_transform", "layers_pattern"):
         if isinstance(config.target_modules, str) and fields.get(name) is not None:
             message = f"{name} counts only when target_modules is a list; PEFT refuses the combination."
-            findings.append(codes.CONFIG_FIELD_INVALID.finding(name, message))
+            findings.append(file_codes.CONFIG_FIELD_INVALID.finding(name, message))
     if config.layers_pattern and fields.get("layers_to_transform") is None:
         message = "PEFT refuses layers_pattern without layers_to_transform."
-        findings.append(codes.CONFIG_FIELD_INVALID.finding("layers_pattern", message))
+        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("layers_pattern", message))
     if config.lora_bias and (config.use_dora or type(fields.get("init_lora_weights", True)) is not bool):
         message = "PEFT refuses lora_bias together with use_dora or a named init_lora_weights."
-        findings.append(codes.CONFIG_FIELD_INVALID.finding("lora_bias", message))
+        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("lora_bias", message))
     both = config.trainable_token_indices.keys() & set(config.modules_to_save)
     if both:
         message = "PEFT refuses to train rows of an embedding that is saved whole."
-        findings.append(codes.CONFIG_FIELD_INVALID.finding("trainable_token_indices", message, actual=min(both)))
+        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("trainable_token_indices", message, actual=min(both)))
     odd = any(rank % 2 for rank in (config.rank, *config.rank_pattern.values()))
     if config.init_lora_weights == "orthogonal" and odd:
         message = "PEFT refuses to initialise an odd rank orthogonally."
-        findings.append(codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message))
+        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message))
     return findings
 
 
@@ -261,26 +267,30 @@ def _foreign(fields: dict[str, Any]) -> list[Finding]:
     """Fields that make PEFT import what the adapter names; only transformers' own models may be named."""
     findings = []
     if fields.get("megatron_config"):
-        findings.append(codes.CONFIG_FOREIGN_IMPORT.finding("megatron_config"))
+        findings.append(file_codes.CONFIG_FOREIGN_IMPORT.finding("megatron_config"))
     if fields.get("megatron_core") not in (None, "megatron.core"):
-        findings.append(codes.CONFIG_FOREIGN_IMPORT.finding("megatron_core", actual=_short(fields["megatron_core"])))
+        findings.append(
+            file_codes.CONFIG_FOREIGN_IMPORT.finding("megatron_core", actual=_short(fields["megatron_core"]))
+        )
     mapping = fields.get("auto_mapping")
     if mapping:
         library = mapping.get("parent_library") if isinstance(mapping, dict) else None
         own = isinstance(library, str) and library.startswith("transformers.models.")
         if not own or not all(part.isidentifier() for part in str(library).split(".")):
-            findings.append(codes.CONFIG_FOREIGN_IMPORT.finding("auto_mapping", actual=_short(mapping)))
+            findings.append(file_codes.CONFIG_FOREIGN_IMPORT.finding("auto_mapping", actual=_short(mapping)))
     return findings
 
 
 def _variants(fields: dict[str, Any]) -> list[Finding]:
     return [
-        codes.VARIANT_UNSUPPORTED.finding(name, actual=_short(fields[name])) for name in _VARIANTS if fields.get(name)
+        file_codes.VARIANT_UNSUPPORTED.finding(name, actual=_short(fields[name]))
+        for name in _VARIANTS
+        if fields.get(name)
     ]
 
 
 def _invalid(name: str, expected: str, value: object) -> Finding:
-    return codes.CONFIG_FIELD_INVALID.finding(name, expected=expected, actual=_short(value))
+    return file_codes.CONFIG_FIELD_INVALID.finding(name, expected=expected, actual=_short(value))
 
 
 def _short(value: object) -> str:
@@ -371,12 +381,12 @@ class _FieldReader:
 
     def _check_expression(self, name: str, pattern: str) -> None:
         if is_hazardous(pattern):
-            self.findings.append(codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
+            self.findings.append(file_codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
             return
         try:
             compile_expression(pattern, self.compile_pattern)
         except PatternNotLiteral as exc:
-            self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, str(exc), actual=pattern[:100]))
+            self.findings.append(file_codes.PATTERN_NOT_LITERAL.finding(name, str(exc), actual=pattern[:100]))
 
     def integers(self, name: str) -> tuple[int, ...]:
         value = self._fields.get(name)
@@ -420,7 +430,7 @@ class _FieldReader:
             return {}
         for pattern, number in value.items():
             if not is_literal(pattern) and is_hazardous(pattern, repeats=MAX_TABLE_REPEATS):
-                self.findings.append(codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
+                self.findings.append(file_codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
                 return {}
             if not (type(number) is int and number > 0 if integers else _is_number(number)):
                 self._note(f"{name}.{pattern[:100]}", "an integer of at least 1" if integers else "a number", number)
@@ -428,7 +438,7 @@ class _FieldReader:
         try:
             PatternTable(value, default=1, compile_pattern=self.compile_pattern)
         except PatternNotLiteral as exc:
-            self.findings.append(codes.PATTERN_NOT_LITERAL.finding(name, str(exc)))
+            self.findings.append(file_codes.PATTERN_NOT_LITERAL.finding(name, str(exc)))
             return {}
         return value
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lora_registry import codes
+from lora_registry import file_codes
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
 from lora_registry.findings import Finding
 
@@ -47,9 +47,9 @@ def check_files(names: Iterable[str]) -> list[Finding]:
     if len(missing) == 2:
         below = _folders_with_adapters(listed)
         if below:
-            return [codes.FILES_IN_SUBFOLDER.finding(below[0], actual=", ".join(below[:5]))]
+            return [file_codes.FILES_IN_SUBFOLDER.finding(below[0], actual=", ".join(below[:5]))]
     instead = _other_format(listed)
-    findings = [codes.FILE_MISSING.finding(name) for name in missing if name == CONFIG_FILE or instead is None]
+    findings = [file_codes.FILE_MISSING.finding(name) for name in missing if name == CONFIG_FILE or instead is None]
     return [instead, *findings] if instead is not None else findings
 
 
@@ -65,21 +65,21 @@ def _other_format(listed: set[str]) -> Finding | None:
     here = sorted(name for name in listed if "/" not in name)
     for name in here:
         if name in _PICKLES:
-            return codes.FORMAT_PICKLE.finding(name)
+            return file_codes.FORMAT_PICKLE.finding(name)
         if name.startswith("adapter_model") and (name.endswith(".index.json") or "-of-" in name):
-            return codes.FORMAT_SHARDED.finding(name)
+            return file_codes.FORMAT_SHARDED.finding(name)
         if name in _MLX:
-            return codes.FORMAT_MLX.finding(name)
+            return file_codes.FORMAT_MLX.finding(name)
         if name in _DIFFUSERS:
-            return codes.FORMAT_DIFFUSERS.finding(name)
+            return file_codes.FORMAT_DIFFUSERS.finding(name)
     state = next((name for name in sorted(listed) if name.endswith(_TRAINING_STATE)), None)
     if state is not None:
-        return codes.FORMAT_TRAINING_STATE.finding(state)
+        return file_codes.FORMAT_TRAINING_STATE.finding(state)
     for name in here:
         if name in _WHOLE_MODEL or name.startswith(_WHOLE_MODEL_PREFIXES):
-            return codes.FORMAT_FULL_MODEL.finding(name)
+            return file_codes.FORMAT_FULL_MODEL.finding(name)
         if name.endswith(".gguf"):
-            return codes.FORMAT_GGUF.finding(name)
+            return file_codes.FORMAT_GGUF.finding(name)
     return _single_file(here)
 
 
@@ -88,7 +88,7 @@ def _single_file(here: list[str]) -> Finding | None:
         if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and not name.startswith(
             ("training_args", "optimizer", "rng")
         ):
-            return codes.FORMAT_PICKLE.finding(name)
+            return file_codes.FORMAT_PICKLE.finding(name)
         if name.endswith(".safetensors") and CONFIG_FILE not in here:
-            return codes.FORMAT_KOHYA.finding(name)
+            return file_codes.FORMAT_KOHYA.finding(name)
     return None

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.base_profile import (
     BaseProfile,
     BaseProfileError,
@@ -98,7 +98,7 @@ def profile_from_headers(
         disk = _checked(shapes, running, config)
     embedding = running.modules.get(running.input_embedding)
     if embedding is None:
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, message="The model has no embedding of input tokens.")
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, message="The model has no embedding of input tokens.")
     return BaseProfile(
         name=name,
         revision=_revision(config, on_disk),
@@ -127,12 +127,14 @@ def _identity(config: dict[str, Any], running: RunningModel | None) -> tuple[str
     model_type = config.get("model_type")
     architectures = config.get("architectures")
     if not isinstance(model_type, str) or not model_type:
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "model_type", "config.json does not name a model_type.")
+        raise BaseProfileError.of(
+            fit_codes.BASE_PROFILE_INVALID, "model_type", "config.json does not name a model_type."
+        )
     if not isinstance(architectures, list) or len(architectures) != 1 or not isinstance(architectures[0], str):
         message = "config.json does not name exactly one architecture."
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "architectures", message)
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, "architectures", message)
     if running is None and (config.get("is_encoder_decoder") or config.get("decoder")):
-        raise BaseProfileError.of(codes.BASE_ARCHITECTURE_UNSUPPORTED, "is_encoder_decoder")
+        raise BaseProfileError.of(fit_codes.BASE_ARCHITECTURE_UNSUPPORTED, "is_encoder_decoder")
     return model_type, architectures[0]
 
 
@@ -142,10 +144,10 @@ def _merged(headers: Sequence[Header]) -> dict[str, TensorEntry]:
         twice = merged.keys() & header.tensors.keys()
         if twice:
             message = "The tensor is in two of the weights' files."
-            raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, min(twice), message)
+            raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, min(twice), message)
         merged.update(header.tensors)
     if not merged:
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, message="There are no tensors in the weights' files.")
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, message="There are no tensors in the weights' files.")
     return merged
 
 
@@ -158,7 +160,7 @@ def _plain_shapes(
     try:
         return unpacked_shapes(kept, config, read)
     except BaseProfileError as error:
-        if running is None or method is None or error.findings[0].code != codes.BASE_QUANTIZED_UNSUPPORTED.code:
+        if running is None or method is None or error.findings[0].code != fit_codes.BASE_QUANTIZED_UNSUPPORTED.code:
             raise
     if not is_supported(method):
         return {}
@@ -182,12 +184,12 @@ def _declared_layers(config: dict[str, Any], shapes: dict[str, Shape]) -> tuple[
     declared = next((declaring[field] for field in _LAYER_COUNTS if field in declaring), None)
     if type(declared) is not int or declared < 1:
         message = "config.json does not say how many layers the model has."
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "num_hidden_layers", message)
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, "num_hidden_layers", message)
     found = {layer for key in shapes if (layer := _layer_of(key)) is not None}
     absent = next((layer for layer in range(declared) if layer not in found), None) if shapes else None
     if absent is not None:
         message = f"config.json announces {declared} layers, but the weights have none for layer {absent}."
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "num_hidden_layers", message)
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, "num_hidden_layers", message)
     if declaring is not config:
         return shapes, declared  # the other parts of a composite model have layers of their own
     return {key: shape for key, shape in shapes.items() if (_layer_of(key) or 0) < declared}, declared
@@ -217,7 +219,7 @@ def _running_names(shapes: dict[str, Shape], config: dict[str, Any], architectur
     """Names as in the running model: weights saved from the inner model lack the outer one's first segment."""
     if _is_composite(config):
         if not any(key.startswith(_LANGUAGE_MODEL) for key in shapes):
-            raise BaseProfileError.of(codes.BASE_ARCHITECTURE_UNSUPPORTED, "text_config")
+            raise BaseProfileError.of(fit_codes.BASE_ARCHITECTURE_UNSUPPORTED, "text_config")
         return {_composite_name(key): shape for key, shape in shapes.items()}
     if architecture.endswith("Model") and not architecture.endswith(_HEADED):
         return shapes
@@ -298,7 +300,7 @@ def _checked(shapes: dict[str, Shape], running: RunningModel, config: dict[str, 
     for key, shape in shapes.items():
         if profile.get(key, shape) != shape:
             raise BaseProfileError.of(
-                codes.BASE_PROFILE_INVALID,
+                fit_codes.BASE_PROFILE_INVALID,
                 key,
                 "The weights do not have the shape that config.json prescribes.",
                 expected=list(profile[key]),
@@ -308,7 +310,7 @@ def _checked(shapes: dict[str, Shape], running: RunningModel, config: dict[str, 
     stored = tuple(f"{name}.weight" for name in (head, *_HEADS))
     if shapes and head and not running.tied and not any(key.endswith(stored) for key in shapes):
         message = "The output head has no weight and is not tied to the embedding; a weights' file may be missing."
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, f"{running.output_embedding}.weight", message)
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, f"{running.output_embedding}.weight", message)
     modules, _ = _sorted_shapes(shapes, config["model_type"])
     outer = () if _is_composite(config) else {name.partition(".")[0] for name in running.modules}
     return {
@@ -335,7 +337,9 @@ def _input_embedding(modules: dict[str, ModuleShape]) -> str:
         for module, shape in modules.items():
             if module.rpartition(".")[2] == last_segment and shape.kind is ModuleKind.EMBEDDING:
                 return module
-    raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, message="The weights hold no embedding of the input tokens.")
+    raise BaseProfileError.of(
+        fit_codes.BASE_PROFILE_INVALID, message="The weights hold no embedding of the input tokens."
+    )
 
 
 def _add_tied_head(modules: dict[str, ModuleShape], embedding: str, config: dict[str, Any], architecture: str) -> bool:
@@ -345,7 +349,7 @@ def _add_tied_head(modules: dict[str, ModuleShape], embedding: str, config: dict
         return "lm_head" in modules and declared is True
     if declared is False:
         message = "lm_head has no weight and is not tied to the embedding; a weights' file may be missing."
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "lm_head.weight", message)
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, "lm_head.weight", message)
     rows = modules[embedding]
     modules["lm_head"] = ModuleShape(out_features=rows.in_features, in_features=rows.out_features)
     return True
@@ -363,5 +367,5 @@ def _revision(config: dict[str, Any], on_disk: dict[str, TensorEntry]) -> str:
     try:
         text = json.dumps([config, tensors], sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise BaseProfileError.of(codes.BASE_PROFILE_INVALID, "config.json", "It is not plain JSON.") from exc
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, "config.json", "It is not plain JSON.") from exc
     return hashlib.sha256(text.encode("ascii")).hexdigest()

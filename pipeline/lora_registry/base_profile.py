@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from lora_registry import codes
+from lora_registry.code import Code
 from lora_registry.errors import Rejected
 
 PROFILE_SCHEMA = 1
@@ -24,7 +24,7 @@ class BaseProfileError(Rejected):
     code = "BASE_PROFILE_INVALID"
 
     @classmethod
-    def of(cls, code: codes.Code, subject: str = "", message: str = "", **shown: object) -> BaseProfileError:
+    def of(cls, code: Code, subject: str = "", message: str = "", **shown: object) -> BaseProfileError:
         """The error that carries one finding of `code`; `shown` may hold `expected` and `actual`."""
         finding = code.finding(subject, message, **shown)  # type: ignore[arg-type]
         return cls(f"{subject}: {finding.message}" if subject else finding.message, findings=(finding,))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from lora_registry import codes
+from lora_registry import file_codes, fit_codes
 from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile, BuiltFrom, ModuleKind, ModuleShape
 from lora_registry.findings import Finding
@@ -51,7 +51,7 @@ def check_compatibility(config: AdapterConfig, header: Header, base: BaseProfile
     findings = [*_noteworthy(config, base)]
     converted = with_fused_experts(config, base)
     if converted is None:
-        return [*findings, codes.EXPERTS_HALF_FUSED.finding("target_modules")]
+        return [*findings, file_codes.EXPERTS_HALF_FUSED.finding("target_modules")]
     if config.layer_replication:
         deeper = replicate(base, config.layer_replication)
         if isinstance(deeper, Finding):
@@ -60,7 +60,7 @@ def check_compatibility(config: AdapterConfig, header: Header, base: BaseProfile
     tensors = sort_tensors(header.tensors.values(), at_most=MAX_FINDINGS)
     findings += islice(_all_of(converted, header, base, tensors), MAX_FINDINGS + 1)
     if len(findings) > MAX_FINDINGS:
-        findings[MAX_FINDINGS:] = [codes.TOO_MANY_FINDINGS.finding()]
+        findings[MAX_FINDINGS:] = [fit_codes.TOO_MANY_FINDINGS.finding()]
     return findings
 
 
@@ -68,7 +68,7 @@ def _all_of(config: AdapterConfig, header: Header, base: BaseProfile, tensors: S
     yield from tensors.findings
     for entry in header.tensors.values():
         if entry.dtype not in _FLOATS:
-            yield codes.TENSOR_DTYPE.finding(entry.name, expected="F32, F16 or BF16", actual=entry.dtype)
+            yield fit_codes.TENSOR_DTYPE.finding(entry.name, expected="F32, F16 or BF16", actual=entry.dtype)
     yield from _check_modules(config, base, tensors)
     yield from check_saved(config, base, tensors)
 
@@ -76,22 +76,22 @@ def _all_of(config: AdapterConfig, header: Header, base: BaseProfile, tensors: S
 def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
     declared = config.base_model_name_or_path
     if not declared:
-        yield codes.BASE_NAME_ABSENT.finding("base_model_name_or_path", expected=base.name)
+        yield fit_codes.BASE_NAME_ABSENT.finding("base_model_name_or_path", expected=base.name)
     elif declared not in _names_of(base):
-        yield codes.BASE_NAME_DIFFERS.finding("base_model_name_or_path", expected=base.name, actual=declared[:200])
+        yield fit_codes.BASE_NAME_DIFFERS.finding("base_model_name_or_path", expected=base.name, actual=declared[:200])
     if config.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and not base.output_embedding:
         message = "PEFT loads an adapter of this task on a model that generates text only."
-        yield codes.CONFIG_FIELD_INVALID.finding("task_type", message, actual=config.task_type)
+        yield file_codes.CONFIG_FIELD_INVALID.finding("task_type", message, actual=config.task_type)
     if config.lora_alpha <= 0:
-        yield codes.ALPHA_NOT_POSITIVE.finding("lora_alpha", actual=config.lora_alpha)
+        yield file_codes.ALPHA_NOT_POSITIVE.finding("lora_alpha", actual=config.lora_alpha)
     for pattern, alpha in config.alpha_pattern.items():
         if alpha <= 0:
-            yield codes.ALPHA_NOT_POSITIVE.finding(f"alpha_pattern.{pattern[:100]}", actual=alpha)
+            yield file_codes.ALPHA_NOT_POSITIVE.finding(f"alpha_pattern.{pattern[:100]}", actual=alpha)
             break
     if config.init_lora_weights.startswith(_CHANGES_BASE):
-        yield codes.NEEDS_CHANGED_BASE.finding("init_lora_weights", actual=config.init_lora_weights[:40])
+        yield file_codes.NEEDS_CHANGED_BASE.finding("init_lora_weights", actual=config.init_lora_weights[:40])
     for name in config.unknown_fields[:20]:
-        yield codes.CONFIG_FIELD_UNKNOWN.finding(name[:100])
+        yield file_codes.CONFIG_FIELD_UNKNOWN.finding(name[:100])
 
 
 def _names_of(base: BaseProfile) -> set[str]:
@@ -118,15 +118,17 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
             continue
         applied += 1
         if saved and name.endswith(saved):
-            yield codes.SAVED_MODULE_INVALID.finding(subject, actual=name)
+            yield fit_codes.SAVED_MODULE_INVALID.finding(subject, actual=name)
         elif name not in targets:
-            yield codes.MODULE_NOT_TARGETED.finding(subject, actual=name)
+            yield fit_codes.MODULE_NOT_TARGETED.finding(subject, actual=name)
         elif base.model_type in _MAMBA and name.endswith(_MAMBA_MODULES):
-            yield codes.TARGET_NOT_A_PROJECTION.finding(subject, "PEFT puts no LoRA on this module of a Mamba model.")
+            yield file_codes.TARGET_NOT_A_PROJECTION.finding(
+                subject, "PEFT puts no LoRA on this module of a Mamba model."
+            )
         else:
             yield from _check_module(config, name, roles, shape, ranks)
     if not applied:
-        yield codes.NO_MODULE_APPLIED.finding(expected="at least 1 module", actual="0 modules")
+        yield fit_codes.NO_MODULE_APPLIED.finding(expected="at least 1 module", actual="0 modules")
     yield from _check_targets(base, targets, tensors)
     yield from _absent_parameters(wrapped.by_name, tensors)
 
@@ -134,11 +136,13 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
 def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) -> Finding:
     holder = name.replace(".base_layer", "")
     if f"{name}.weight" in base.parameters:
-        return codes.MODULE_NOT_TARGETED.finding(subject, expected="its weight in target_parameters", actual=name)
+        return fit_codes.MODULE_NOT_TARGETED.finding(subject, expected="its weight in target_parameters", actual=name)
     if any(parameter.rpartition(".")[0] == holder for parameter in base.experts):
-        return codes.MODULE_NOT_TARGETED.finding(subject, expected="its parameters in target_parameters", actual=name)
+        return fit_codes.MODULE_NOT_TARGETED.finding(
+            subject, expected="its parameters in target_parameters", actual=name
+        )
     if config.target_parameters and "experts" in name.split(".") and base.built_from is BuiltFrom.HEADERS:
-        return codes.EXPERTS_UNSUPPORTED.finding(subject)
+        return file_codes.EXPERTS_UNSUPPORTED.finding(subject)
     return unknown_name(subject, name, base.module, num_layers=base.num_layers)
 
 
@@ -147,11 +151,11 @@ def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTenso
     absent = [name for name in base.modules if name not in tensors.lora and name in targets]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
-        yield codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
+        yield fit_codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
     others = _holders(base) - base.modules.keys()
     wrong = next((name for name in sorted(others) if name in targets), None)
     if wrong is not None:
-        yield codes.TARGET_NOT_A_PROJECTION.finding("target_modules", actual=wrong)
+        yield file_codes.TARGET_NOT_A_PROJECTION.finding("target_modules", actual=wrong)
 
 
 def _holders(base: BaseProfile) -> set[str]:
@@ -169,7 +173,9 @@ def _absent_parameters(wrapped: dict[str, WrappedParameter], tensors: SortedTens
     absent = [found.parameter for name, found in wrapped.items() if name not in tensors.lora]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
-        yield codes.TARGETS_WITHOUT_TENSORS.finding("target_parameters", actual=f"{len(absent)} parameters: {shown}")
+        yield fit_codes.TARGETS_WITHOUT_TENSORS.finding(
+            "target_parameters", actual=f"{len(absent)} parameters: {shown}"
+        )
 
 
 def _check_parameter(
@@ -182,7 +188,7 @@ def _check_parameter(
     rank = ranks.of(wrapped.parameter) * wrapped.experts
     findings = [*_check_pair(first, second, wrapped.shape, rank)]
     others = [entry for role, entry in roles.items() if role not in _LINEAR_PAIR]
-    return findings + [codes.TENSOR_UNANNOUNCED.finding(entry.name) for entry in others]
+    return findings + [fit_codes.TENSOR_UNANNOUNCED.finding(entry.name) for entry in others]
 
 
 def _check_module(
@@ -209,29 +215,29 @@ def _incomplete(name: str, roles: dict[Role, TensorEntry], pair: tuple[Role, Rol
     there = next(iter(roles.values())).name
     crossed = _LINEAR_PAIR if pair is _EMBEDDING_PAIR else _EMBEDDING_PAIR
     if not roles.keys().isdisjoint(crossed):
-        return codes.TENSOR_KIND.finding(there, expected=" and ".join(pair))
+        return fit_codes.TENSOR_KIND.finding(there, expected=" and ".join(pair))
     absent = " and ".join(role for role in pair if role not in roles)
-    return codes.PAIR_INCOMPLETE.finding(there, expected=f"{absent} of {name}", actual="missing")
+    return fit_codes.PAIR_INCOMPLETE.finding(there, expected=f"{absent} of {name}", actual="missing")
 
 
 def _check_pair(first: TensorEntry, second: TensorEntry, shape: ModuleShape, rank: int) -> Iterator[Finding]:
     flat = [entry for entry in (first, second) if len(entry.shape) != 2]
     for entry in flat:
-        yield codes.TENSOR_DIMENSIONS.finding(entry.name, expected="2 dimensions", actual=list(entry.shape))
+        yield fit_codes.TENSOR_DIMENSIONS.finding(entry.name, expected="2 dimensions", actual=list(entry.shape))
     if flat:
         return
     if first.shape[0] != second.shape[1]:
-        yield codes.RANK_HALVES_DIFFER.finding(
+        yield fit_codes.RANK_HALVES_DIFFER.finding(
             second.name, expected=[second.shape[0], first.shape[0]], actual=list(second.shape)
         )
     elif first.shape[0] != rank:
-        yield codes.RANK_MISMATCH.finding(first.name, expected=[rank, first.shape[1]], actual=list(first.shape))
+        yield fit_codes.RANK_MISMATCH.finding(first.name, expected=[rank, first.shape[1]], actual=list(first.shape))
     if first.shape[1] != shape.in_features:
-        yield codes.SHAPE_MISMATCH.finding(
+        yield fit_codes.SHAPE_MISMATCH.finding(
             first.name, expected=[first.shape[0], shape.in_features], actual=list(first.shape)
         )
     if second.shape[0] != shape.out_features:
-        yield codes.SHAPE_MISMATCH.finding(
+        yield fit_codes.SHAPE_MISMATCH.finding(
             second.name, expected=[shape.out_features, second.shape[1]], actual=list(second.shape)
         )
 
@@ -246,7 +252,7 @@ def _check_vectors(
     biased = config.lora_bias and pair is _LINEAR_PAIR
     if config.lora_bias and not biased:
         message = "PEFT refuses lora_bias for an embedding."
-        yield codes.CONFIG_FIELD_INVALID.finding("lora_bias", message, actual=name)
+        yield file_codes.CONFIG_FIELD_INVALID.finding("lora_bias", message, actual=name)
     for role, announced, tail in (
         (Role.MAGNITUDE, config.use_dora, "lora_magnitude_vector"),
         (Role.B_BIAS, biased, "lora_B.bias"),
@@ -254,11 +260,11 @@ def _check_vectors(
         entry = roles.get(role)
         if entry is None:
             if announced:
-                yield codes.TENSOR_MISSING.finding(f"{PREFIX}{name}.{tail}", expected=[shape.out_features])
+                yield fit_codes.TENSOR_MISSING.finding(f"{PREFIX}{name}.{tail}", expected=[shape.out_features])
         elif not announced:
-            yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="use_dora or lora_bias", actual="false")
+            yield fit_codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="use_dora or lora_bias", actual="false")
         elif entry.shape != (shape.out_features,):
-            yield codes.SHAPE_MISMATCH.finding(entry.name, expected=[shape.out_features], actual=list(entry.shape))
+            yield fit_codes.SHAPE_MISMATCH.finding(entry.name, expected=[shape.out_features], actual=list(entry.shape))
     for role, entry in roles.items():
         if role not in pair and role not in (Role.MAGNITUDE, Role.B_BIAS):
-            yield codes.TENSOR_KIND.finding(entry.name, expected=" and ".join(pair))
+            yield fit_codes.TENSOR_KIND.finding(entry.name, expected=" and ".join(pair))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_registry import engine_codes as codes
-from lora_registry.codes import Code
+from lora_registry.code import Code
 
 if TYPE_CHECKING:
     from lora_registry.adapter_traits import AdapterTraits

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from time import perf_counter
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.adapter_config import AdapterConfig
 from lora_registry.adapter_traits import traits_of
 from lora_registry.base_profile import BaseProfile
@@ -88,12 +88,12 @@ def read_tokenizer_files(pinned: PinnedSource, source: Source) -> tuple[dict[str
     for file in pinned.tokenizer:
         name = PurePosixPath(file.name or file.location).name
         if file.size_bytes > MAX_TOKENIZER_BYTES:
-            findings.append(codes.TOKENIZER_UNREADABLE.finding(name, actual=f"{file.size_bytes} bytes"))
+            findings.append(fit_codes.TOKENIZER_UNREADABLE.finding(name, actual=f"{file.size_bytes} bytes"))
             continue
         try:
             files[name] = source.read(file, limit_bytes=MAX_TOKENIZER_BYTES)
         except Rejected as error:
-            findings.append(codes.TOKENIZER_UNREADABLE.finding(name, str(error)))
+            findings.append(fit_codes.TOKENIZER_UNREADABLE.finding(name, str(error)))
     return files, findings
 
 
@@ -113,4 +113,4 @@ def _check_rank(config: AdapterConfig, max_lora_rank: int) -> list[Finding]:
     largest = largest_rank(config)
     if largest <= max_lora_rank:
         return []
-    return [codes.RANK_TOO_LARGE.finding("r", expected=f"at most {max_lora_rank}", actual=largest)]
+    return [fit_codes.RANK_TOO_LARGE.finding("r", expected=f"at most {max_lora_rank}", actual=largest)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from lora_registry import codes
+from lora_registry import file_codes
 from lora_registry.base_profile import BaseProfile
 from lora_registry.findings import Finding
 
@@ -31,18 +31,18 @@ def replicate(base: BaseProfile, ranges: tuple[tuple[int, int], ...]) -> BasePro
     """
     length = sum(max(0, end - begin) for begin, end in ranges)
     if length > MAX_REPLICATED_LAYERS:
-        return codes.LAYER_REPLICATION_INVALID.finding(
+        return file_codes.LAYER_REPLICATION_INVALID.finding(
             "layer_replication", expected=f"at most {MAX_REPLICATED_LAYERS} layers", actual=length
         )
     order = [layer for begin, end in ranges for layer in range(begin, end)]
     beyond = max(order, default=0)
     if beyond >= base.num_layers:
-        return codes.LAYER_REPLICATION_INVALID.finding(
+        return file_codes.LAYER_REPLICATION_INVALID.finding(
             "layer_replication", expected=f"layers 0 to {base.num_layers - 1}", actual=beyond
         )
     if not any(_LAYER.fullmatch(name) for name in base.modules):
         message = "PEFT replicates layers only where they are called model.layers or h."
-        return codes.LAYER_REPLICATION_INVALID.finding("layer_replication", message)
+        return file_codes.LAYER_REPLICATION_INVALID.finding("layer_replication", message)
     copies: dict[int, list[int]] = {}
     for number, layer in enumerate(order):
         copies.setdefault(layer, []).append(number)

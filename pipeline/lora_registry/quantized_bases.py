@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.base_profile import BaseProfileError
 from lora_registry.safetensors_header import TensorEntry
 
@@ -48,7 +48,9 @@ def quantization_method(config: dict[str, Any]) -> str | None:
         return None
     method = declared.get("quant_method") if isinstance(declared, dict) else None
     if not isinstance(method, str) or not method:
-        raise BaseProfileError.of(codes.BASE_QUANTIZED_UNSUPPORTED, "quantization_config", "It names no quant_method.")
+        raise BaseProfileError.of(
+            fit_codes.BASE_QUANTIZED_UNSUPPORTED, "quantization_config", "It names no quant_method."
+        )
     return method.lower().replace("_", "-")
 
 
@@ -72,7 +74,7 @@ def unpacked_shapes(
     """
     method = quantization_method(config)
     if not is_supported(method):
-        raise BaseProfileError.of(codes.BASE_QUANTIZED_UNSUPPORTED, "quantization_config", actual=method or "")
+        raise BaseProfileError.of(fit_codes.BASE_QUANTIZED_UNSUPPORTED, "quantization_config", actual=method or "")
     reader = _Unpacker(
         entries, config.get("quantization_config") or config.get("compression_config") or {}, read_tensor
     )
@@ -98,7 +100,7 @@ class _Unpacker:
             elif self._is_plain(method, entry):
                 yield name, entry.shape
             else:
-                raise BaseProfileError.of(codes.BASE_QUANTIZED_UNSUPPORTED, name, actual=entry.dtype)
+                raise BaseProfileError.of(fit_codes.BASE_QUANTIZED_UNSUPPORTED, name, actual=entry.dtype)
 
     def _is_plain(self, method: str | None, entry: TensorEntry) -> bool:
         if entry.dtype in FLOATS:
@@ -162,14 +164,14 @@ class _Unpacker:
                 schemes.append((weights.get("num_bits"), weights.get("group_size") or 0))
         if len(set(schemes)) != 1 or type(schemes[0][1]) is not int:
             message = "The weight's shape is not written beside it, and config.json has no single scheme."
-            raise BaseProfileError.of(codes.BASE_QUANTIZED_UNSUPPORTED, module, message)
+            raise BaseProfileError.of(fit_codes.BASE_QUANTIZED_UNSUPPORTED, module, message)
         return self._bits(schemes[0][0], module), max(schemes[0][1], 0)
 
     def _four_bits(self, module: str) -> Shape:
         state = next((name for name in self._entries if name.startswith(module + _QUANT_STATE)), None)
         if state is None or self._read is None:
             message = "The weight is packed to four bits, and the state that holds its shape could not be read."
-            raise BaseProfileError.of(codes.BASE_QUANTIZED_UNSUPPORTED, module, message)
+            raise BaseProfileError.of(fit_codes.BASE_QUANTIZED_UNSUPPORTED, module, message)
         try:
             shape = json.loads(self._read(state))["shape"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
@@ -184,7 +186,7 @@ class _Unpacker:
     def _bits(self, bits: object, module: str) -> int:
         if type(bits) is not int or not 2 <= bits <= 8:
             message = "config.json does not say how many bits a weight has."
-            raise BaseProfileError.of(codes.BASE_QUANTIZED_UNSUPPORTED, module, message, actual=repr(bits)[:40])
+            raise BaseProfileError.of(fit_codes.BASE_QUANTIZED_UNSUPPORTED, module, message, actual=repr(bits)[:40])
         return bits
 
     def _exact(self, bits_in_all: int, bits: int, module: str) -> int:
@@ -195,4 +197,4 @@ class _Unpacker:
 
 def _contradiction(subject: str) -> BaseProfileError:
     message = "The sizes that the files and config.json give for the packed weight disagree."
-    return BaseProfileError.of(codes.BASE_PROFILE_INVALID, subject, message)
+    return BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, subject, message)

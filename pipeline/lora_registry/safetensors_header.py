@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
-from lora_registry import codes
+from lora_registry import file_codes
+from lora_registry.code import Code
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
 from lora_registry.strict_json import MAX_INTEGER_DIGITS, StrictJsonError, load_object
@@ -57,7 +58,7 @@ class HeaderError(Rejected):
     @classmethod
     def of(
         cls,
-        code: codes.Code,
+        code: Code,
         subject: str = "",
         message: str = "",
         *,
@@ -122,23 +123,23 @@ def read_header(
     """
     start = _read_exactly(read, 0, min(file_size_bytes, first_read_bytes))
     if start.startswith(_LFS_POINTER):
-        raise HeaderError.of(codes.WEIGHTS_LFS_POINTER)
+        raise HeaderError.of(file_codes.WEIGHTS_LFS_POINTER)
     if len(start) < 9:
-        code = codes.WEIGHTS_TRUNCATED if file_size_bytes == 0 else codes.WEIGHTS_NOT_SAFETENSORS
+        code = file_codes.WEIGHTS_TRUNCATED if file_size_bytes == 0 else file_codes.WEIGHTS_NOT_SAFETENSORS
         raise HeaderError.of(code, actual=f"{file_size_bytes} bytes")
     json_bytes = int.from_bytes(start[:8], "little")
     if start[8:9] != b"{":
-        raise HeaderError.of(codes.WEIGHTS_NOT_SAFETENSORS)
+        raise HeaderError.of(file_codes.WEIGHTS_NOT_SAFETENSORS)
     if json_bytes > MAX_HEADER_BYTES:
         raise HeaderError.of(
-            codes.WEIGHTS_HEADER_TOO_LARGE,
+            file_codes.WEIGHTS_HEADER_TOO_LARGE,
             expected=f"at most {MAX_HEADER_BYTES} bytes",
             actual=f"{json_bytes} bytes",
         )
     header_bytes = 8 + json_bytes
     if header_bytes > file_size_bytes:
         raise HeaderError.of(
-            codes.WEIGHTS_TRUNCATED,
+            file_codes.WEIGHTS_TRUNCATED,
             expected=f"at least {header_bytes} bytes",
             actual=f"{file_size_bytes} bytes",
         )
@@ -158,16 +159,16 @@ def parse_header(raw_header_json: bytes, *, data_bytes: int) -> Header:
         HeaderError: the header is not acceptable.
     """
     if len(raw_header_json) > MAX_HEADER_BYTES:
-        raise HeaderError.of(codes.WEIGHTS_HEADER_TOO_LARGE, actual=f"{len(raw_header_json)} bytes")
+        raise HeaderError.of(file_codes.WEIGHTS_HEADER_TOO_LARGE, actual=f"{len(raw_header_json)} bytes")
     if raw_header_json[:1] != b"{":
-        raise HeaderError.of(codes.WEIGHTS_NOT_SAFETENSORS)
+        raise HeaderError.of(file_codes.WEIGHTS_NOT_SAFETENSORS)
     try:
         fields = load_object(raw_header_json, integers=_unsigned if b"-" in raw_header_json else int)
     except StrictJsonError as exc:
-        raise HeaderError.of(codes.WEIGHTS_HEADER_MALFORMED, message=str(exc)) from exc
+        raise HeaderError.of(file_codes.WEIGHTS_HEADER_MALFORMED, message=str(exc)) from exc
     metadata = _metadata(fields.pop("__metadata__", {}))
     if len(fields) > MAX_TENSORS:
-        raise HeaderError.of(codes.WEIGHTS_TOO_MANY_TENSORS, expected=f"at most {MAX_TENSORS}", actual=len(fields))
+        raise HeaderError.of(file_codes.WEIGHTS_TOO_MANY_TENSORS, expected=f"at most {MAX_TENSORS}", actual=len(fields))
     tensors = {name: _tensor(name, value) for name, value in fields.items()}
     _check_layout(tensors, data_bytes)
     return Header(tensors, metadata, 8 + len(raw_header_json))
@@ -177,7 +178,7 @@ def _read_exactly(read: Callable[[int, int], bytes], offset: int, length: int) -
     got = bytes(read(offset, length))
     if len(got) != length:
         raise HeaderError.of(
-            codes.WEIGHTS_TRUNCATED, expected=f"{length} bytes at {offset}", actual=f"{len(got)} bytes"
+            file_codes.WEIGHTS_TRUNCATED, expected=f"{length} bytes at {offset}", actual=f"{len(got)} bytes"
         )
     return got
 
@@ -192,7 +193,7 @@ def _unsigned(text: str) -> int:
 def _metadata(value: object) -> dict[str, str]:
     if type(value) is not dict or any(type(text) is not str for text in value.values()):
         raise HeaderError.of(
-            codes.WEIGHTS_HEADER_MALFORMED,
+            file_codes.WEIGHTS_HEADER_MALFORMED,
             "__metadata__",
             "The metadata is not an object whose values are texts.",
         )
@@ -201,7 +202,7 @@ def _metadata(value: object) -> dict[str, str]:
 
 def _tensor(name: str, value: Any) -> TensorEntry:
     if _NAME.fullmatch(name) is None or ".." in name:
-        raise HeaderError.of(codes.TENSOR_NAME_INVALID, repr(name[:100]))
+        raise HeaderError.of(file_codes.TENSOR_NAME_INVALID, repr(name[:100]))
     try:
         dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
     except (TypeError, KeyError, ValueError):
@@ -219,12 +220,12 @@ def _tensor(name: str, value: Any) -> TensorEntry:
             raise _malformed(name, "A size in the shape is not an integer.")
     element_bytes = DTYPE_BYTES.get(dtype)
     if element_bytes is None:
-        raise HeaderError.of(codes.TENSOR_DTYPE_UNKNOWN, name, actual=dtype[:40])
+        raise HeaderError.of(file_codes.TENSOR_DTYPE_UNKNOWN, name, actual=dtype[:40])
     if 0 in shape:
-        raise HeaderError.of(codes.TENSOR_EMPTY, name, actual=shape)
+        raise HeaderError.of(file_codes.TENSOR_EMPTY, name, actual=shape)
     if prod(shape) * element_bytes != end - begin:
         raise HeaderError.of(
-            codes.WEIGHTS_OFFSETS_INVALID,
+            file_codes.WEIGHTS_OFFSETS_INVALID,
             name,
             "The tensor's byte range does not fit its shape and dtype.",
             expected=f"{dtype[:40]} {str(shape)[:200]}",
@@ -238,7 +239,7 @@ def _check_layout(tensors: dict[str, TensorEntry], data_bytes: int) -> None:
     for entry in _in_order(tensors):
         if entry.begin != covered:
             raise HeaderError.of(
-                codes.WEIGHTS_OFFSETS_INVALID,
+                file_codes.WEIGHTS_OFFSETS_INVALID,
                 entry.name,
                 "The tensor's bytes do not begin where those of the one before end.",
                 expected=covered,
@@ -246,7 +247,7 @@ def _check_layout(tensors: dict[str, TensorEntry], data_bytes: int) -> None:
             )
         covered = entry.end
     if covered != data_bytes:
-        code = codes.WEIGHTS_TRUNCATED if covered > data_bytes else codes.WEIGHTS_TRAILING_BYTES
+        code = file_codes.WEIGHTS_TRUNCATED if covered > data_bytes else file_codes.WEIGHTS_TRAILING_BYTES
         raise HeaderError.of(code, expected=f"{covered} bytes of tensors", actual=f"{data_bytes} bytes")
 
 
@@ -261,4 +262,4 @@ def _in_order(tensors: dict[str, TensorEntry]) -> Iterable[TensorEntry]:
 
 
 def _malformed(name: str, message: str) -> HeaderError:
-    return HeaderError.of(codes.WEIGHTS_HEADER_MALFORMED, name, message)
+    return HeaderError.of(file_codes.WEIGHTS_HEADER_MALFORMED, name, message)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile
 from lora_registry.findings import Finding
@@ -28,9 +28,9 @@ def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors
         yield from _check_whole(config, base, targets, parameter, entry)
     for parameter, entry in tensors.shadows:
         if config.bias != "all" or not _is_saved(parameter, saved):
-            yield codes.TENSOR_ADAPTER_NAME.finding(entry.name, expected=f"{PREFIX}{parameter}")
+            yield fit_codes.TENSOR_ADAPTER_NAME.finding(entry.name, expected=f"{PREFIX}{parameter}")
         elif entry.shape != base.parameter_shape(parameter):
-            yield codes.SHAPE_MISMATCH.finding(entry.name, actual=list(entry.shape))
+            yield fit_codes.SHAPE_MISMATCH.finding(entry.name, actual=list(entry.shape))
     if saved:
         yield from _saved_in_part(saved, base, tensors)
     for module, entry in tensors.copies.items():
@@ -47,11 +47,11 @@ def _check_whole(
         yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
                            num_layers=base.num_layers)  # fmt: skip
     elif not _is_saved(parameter, saved_names(config, base)) and not _is_trained_bias(config, targets, parameter):
-        yield codes.TENSOR_UNANNOUNCED.finding(
+        yield fit_codes.TENSOR_UNANNOUNCED.finding(
             entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
         )
     elif entry.shape != shape:
-        yield codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
+        yield fit_codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
     else:
         yield from _check_bias_name(base, targets, parameter, entry)
 
@@ -63,7 +63,7 @@ def _check_bias_name(base: BaseProfile, targets: TargetNames, parameter: str, en
         wrapped = module in base.modules and module in targets
         expected = f"{PREFIX}{module}.base_layer.bias" if wrapped else f"{PREFIX}{parameter}"
         if entry.name != expected:
-            yield codes.TENSOR_WITHOUT_EFFECT.finding(entry.name, expected=expected, actual=entry.name)
+            yield fit_codes.TENSOR_WITHOUT_EFFECT.finding(entry.name, expected=expected, actual=entry.name)
 
 
 def _is_saved(parameter: str, saved: tuple[str, ...]) -> bool:
@@ -92,13 +92,13 @@ def _saved_in_part(saved: tuple[str, ...], base: BaseProfile, tensors: SortedTen
     absent = [name for name in base.parameter_names() if _is_saved(name, saved) and name not in tensors.whole]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
-        yield codes.SAVED_MODULE_WITHOUT_TENSORS.finding(
+        yield fit_codes.SAVED_MODULE_WITHOUT_TENSORS.finding(
             "modules_to_save", actual=f"{len(absent)} parameters are missing: {shown}"
         )
     lists = {parent for name in base.parameter_names() for parent in _lists_above(name)}
     wrong = next((parent for parent in sorted(lists) if parent.endswith(saved)), None)
     if wrong is not None:
-        yield codes.SAVED_MODULE_INVALID.finding("modules_to_save", actual=wrong)
+        yield fit_codes.SAVED_MODULE_INVALID.finding("modules_to_save", actual=wrong)
 
 
 def _lists_above(parameter: str) -> Iterator[str]:
@@ -108,12 +108,12 @@ def _lists_above(parameter: str) -> Iterator[str]:
 
 def _check_copy(base: BaseProfile, tensors: SortedTensors, module: str, entry: TensorEntry) -> Iterator[Finding]:
     if module not in tensors.lora or module not in (base.input_embedding, base.output_embedding):
-        yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="an embedding that is a target")
+        yield fit_codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="an embedding that is a target")
     elif entry.shape != base.modules[module].weight_shape:
         shape = base.modules[module].weight_shape
-        yield codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
+        yield fit_codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
     else:
-        yield codes.EMBEDDING_COPY.finding(entry.name)
+        yield fit_codes.EMBEDDING_COPY.finding(entry.name)
 
 
 def _check_tokens(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
@@ -125,21 +125,23 @@ def _check_tokens(config: AdapterConfig, base: BaseProfile, tensors: SortedTenso
         if shape is None:
             yield unknown_name(entry.name, module, base.modules.__contains__, num_layers=base.num_layers)
         elif name is None:
-            yield codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="trainable_token_indices")
+            yield fit_codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="trainable_token_indices")
         else:
             matched.add(name)
             rows, width = shape.weight_shape
             indices = announced[name]
             if entry.shape != (len(indices), width):
-                yield codes.SHAPE_MISMATCH.finding(entry.name, expected=[len(indices), width], actual=list(entry.shape))
+                yield fit_codes.SHAPE_MISMATCH.finding(
+                    entry.name, expected=[len(indices), width], actual=list(entry.shape)
+                )
             if indices and max(indices) >= rows:
-                yield codes.TOKEN_INDEX_OUT_OF_RANGE.finding(
+                yield fit_codes.TOKEN_INDEX_OUT_OF_RANGE.finding(
                     "trainable_token_indices", expected=f"less than {rows}", actual=max(indices)
                 )
     for name in announced.keys() - matched:
         if not _shares_rows(name, config, base):
             subject = f"{PREFIX}{name or base.input_embedding}.token_adapter.trainable_tokens_delta"
-            yield codes.TENSOR_MISSING.finding(subject)
+            yield fit_codes.TENSOR_MISSING.finding(subject)
 
 
 def _shares_rows(name: str, config: AdapterConfig, base: BaseProfile) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lora_registry import codes
+from lora_registry import file_codes
 from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile, ModuleShape
 from lora_registry.findings import Finding
@@ -58,11 +58,11 @@ def wrap_parameters(config: AdapterConfig, base: BaseProfile, targets: TargetNam
         found = _wrap(parameter, base)
         if found is None:
             wrapped.findings.append(
-                codes.TARGET_PARAMETER_INVALID.finding(parameter, actual="neither matrix nor stack")
+                file_codes.TARGET_PARAMETER_INVALID.finding(parameter, actual="neither matrix nor stack")
             )
         elif not module or (module in base.modules and module in targets):
             message = "PEFT cannot put a LoRA on a parameter whose module has one too."
-            wrapped.findings.append(codes.TARGET_PARAMETER_INVALID.finding(parameter, message))
+            wrapped.findings.append(file_codes.TARGET_PARAMETER_INVALID.finding(parameter, message))
         else:
             by_module.setdefault(module, []).append(found)
     for module, parameters in by_module.items():
@@ -94,4 +94,4 @@ def _contradictions(config: AdapterConfig) -> Iterator[Finding]:
     ):
         if is_set:
             message = "PEFT refuses this field together with target_parameters."
-            yield codes.CONFIG_FIELD_INVALID.finding(name, message)
+            yield file_codes.CONFIG_FIELD_INVALID.finding(name, message)

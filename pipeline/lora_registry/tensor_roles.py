@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from lora_registry import codes
+from lora_registry import file_codes, fit_codes
 from lora_registry.findings import Finding
 from lora_registry.safetensors_header import TensorEntry
 
@@ -107,7 +107,7 @@ def _sort_other(found: SortedTensors, entry: TensorEntry) -> None:
         return
     rest = entry.name[len(PREFIX) :]
     if ".lora_" in rest or "." not in rest:
-        found.findings.append(codes.TENSOR_UNRECOGNIZED.finding(entry.name))
+        found.findings.append(fit_codes.TENSOR_UNRECOGNIZED.finding(entry.name))
     elif rest.endswith(_TOKENS_TAIL):
         found.tokens[rest[: -len(_TOKENS_TAIL)]] = entry
     elif rest.endswith(_COPY_TAIL):
@@ -132,7 +132,7 @@ def _shadowed(name: str) -> str | None:
 
 def _add_whole(found: SortedTensors, parameter: str, entry: TensorEntry) -> None:
     if parameter in found.whole:
-        found.findings.append(codes.TENSOR_UNRECOGNIZED.finding(entry.name, "The parameter has two tensors."))
+        found.findings.append(fit_codes.TENSOR_UNRECOGNIZED.finding(entry.name, "The parameter has two tensors."))
     else:
         found.whole[parameter] = entry
 
@@ -141,11 +141,11 @@ def _misnamed(name: str) -> Finding | None:
     segments = name.split(".")
     if not name.startswith(PREFIX):
         wrapped = not _WRAPPER_SEGMENTS.isdisjoint(segments[:2])
-        code = codes.TENSOR_PREFIX_WRAPPER if wrapped else codes.TENSOR_PREFIX_MISSING
+        code = fit_codes.TENSOR_PREFIX_WRAPPER if wrapped else fit_codes.TENSOR_PREFIX_MISSING
         return code.finding(name, expected=PREFIX, actual=".".join(segments[:2]))
     named = _adapter_name(segments)
     if named is not None:
-        return codes.TENSOR_ADAPTER_NAME.finding(
+        return fit_codes.TENSOR_ADAPTER_NAME.finding(
             name,
             expected=name.replace(f".{named}", "", 1),
             actual=f"the segment {named!r}",
@@ -183,18 +183,18 @@ def unknown_name(subject: str, name: str, known: Callable[[str], object], *, num
     """
     segments = name.split(".")
     if name.startswith(PREFIX):
-        return codes.TENSOR_PREFIX_DOUBLED.finding(subject)
+        return fit_codes.TENSOR_PREFIX_DOUBLED.finding(subject)
     unwrapped = [segment for segment in segments if segment not in _WRAPPER_SEGMENTS]
     if len(unwrapped) < len(segments):
-        return codes.TENSOR_PREFIX_WRAPPER.finding(subject, expected=PREFIX + ".".join(unwrapped))
+        return fit_codes.TENSOR_PREFIX_WRAPPER.finding(subject, expected=PREFIX + ".".join(unwrapped))
     if "experts" in segments:
-        return codes.EXPERTS_UNSUPPORTED.finding(subject)
+        return file_codes.EXPERTS_UNSUPPORTED.finding(subject)
     for place, segment in enumerate(segments):
         if segment.lstrip("-").isdecimal():
             first = [*segments[:place], "0", *segments[place + 1 :]]
             if known(".".join(first)):
-                return codes.LAYER_OUT_OF_RANGE.finding(
+                return fit_codes.LAYER_OUT_OF_RANGE.finding(
                     subject, expected=f"layers 0 to {num_layers - 1}", actual=f"layer {segment[:20]}"
                 )
             break
-    return codes.MODULE_UNKNOWN.finding(subject, actual=name)
+    return fit_codes.MODULE_UNKNOWN.finding(subject, actual=name)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.base_profile import BaseProfile
 from lora_registry.findings import Finding
 from lora_registry.strict_json import StrictJsonError, load_object
@@ -100,10 +100,10 @@ def check_tokenizer(
         base_map: the base's own map, where it is at hand.
     """
     for name, reason in adapter.problems:
-        yield codes.TOKENIZER_UNREADABLE.finding(name, reason)
+        yield fit_codes.TOKENIZER_UNREADABLE.finding(name, reason)
     beyond = sorted((number, token) for token, number in adapter.ids.items() if number >= base.embedding_rows)
     if beyond:
-        yield codes.TOKEN_ID_OUT_OF_RANGE.finding(
+        yield fit_codes.TOKEN_ID_OUT_OF_RANGE.finding(
             _named(beyond),
             expected=f"ids below {base.embedding_rows}",
             actual=f"{len(beyond)} ids, up to {beyond[-1][0]}",
@@ -112,17 +112,17 @@ def check_tokenizer(
     if base_map is not None:
         yield from _compare(adapter, base_map)
     elif base.tokenizer_digest and adapter.digest_below(size) != base.tokenizer_digest:
-        yield codes.TOKENIZER_DIFFERS.finding(expected=base.tokenizer_digest[:12], actual=adapter.digest[:12])
+        yield fit_codes.TOKENIZER_DIFFERS.finding(expected=base.tokenizer_digest[:12], actual=adapter.digest[:12])
     added = sorted((number, token) for token, number in adapter.ids.items() if size <= number < base.embedding_rows)
     if added and size:
-        yield codes.TOKENS_ADDED.finding(_named(added), actual=f"{len(added)} tokens")
+        yield fit_codes.TOKENS_ADDED.finding(_named(added), actual=f"{len(added)} tokens")
 
 
 def _compare(adapter: TokenizerMap, base: TokenizerMap) -> Iterator[Finding]:
     changed = sorted((number, token) for token, number in adapter.ids.items() if base.ids.get(token, number) != number)
     if changed:
         number, token = changed[0]
-        yield codes.TOKEN_ID_CHANGED.finding(
+        yield fit_codes.TOKEN_ID_CHANGED.finding(
             _named(changed), expected=f"{token[:40]!r} is {base.ids[token]}", actual=f"{number}; {len(changed)} in all"
         )
     taken = {number for token, number in base.ids.items() if token not in adapter.ids}
@@ -130,12 +130,12 @@ def _compare(adapter: TokenizerMap, base: TokenizerMap) -> Iterator[Finding]:
         (number, token) for token, number in adapter.ids.items() if number in taken and token not in base.ids
     )
     if renamed:
-        yield codes.TOKENS_RENAMED.finding(_named(renamed), actual=f"{len(renamed)} tokens")
+        yield fit_codes.TOKENS_RENAMED.finding(_named(renamed), actual=f"{len(renamed)} tokens")
     for part, token in adapter.special.items():
         if part in base.special and base.special[part] != token:
-            yield codes.SPECIAL_TOKEN_DIFFERS.finding(part, expected=base.special[part][:60], actual=token[:60])
+            yield fit_codes.SPECIAL_TOKEN_DIFFERS.finding(part, expected=base.special[part][:60], actual=token[:60])
     if adapter.chat_template and adapter.chat_template != base.chat_template:
-        yield codes.CHAT_TEMPLATE_DIFFERS.finding("chat_template")
+        yield fit_codes.CHAT_TEMPLATE_DIFFERS.finding("chat_template")
 
 
 def _named(tokens: list[tuple[int, str]]) -> str:

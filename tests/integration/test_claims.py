@@ -7,6 +7,7 @@ import json
 import pytest
 
 from lora_registry import codes
+from lora_registry.all_codes import CODES
 from lora_registry.errors import LeaseLost, NotFound, RedisUnavailable, Rejected, Transient
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease
@@ -265,7 +266,7 @@ def test_at_most_32_findings_are_kept_errors_first(registry: Registry) -> None:
     """An adapter with hundreds of findings does not fill Redis, and its errors are among the kept ones."""
     (each,) = fill(registry, 1)
     (lease,) = registry.claim(Stage.ALLOCATE)
-    warning = next(code for code in codes.CODES.values() if code.severity == "warning")
+    warning = next(code for code in CODES.values() if code.severity == "warning")
     findings = (*[warning.finding(str(n)) for n in range(100)], codes.BASE_UNKNOWN.finding("the error"))
     registry.ledger.finish(lease, Outcome.REJECTED, findings)
     kept = registry.ledger.get(each).findings

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
 from lora_registry.errors import NotFound, Transient
 from lora_registry.report import ValidationReport
@@ -207,7 +207,7 @@ def test_what_is_no_digest_leads_nowhere(store: LocalArtifactStore, digest: str)
 
 def test_report_has_all_findings(store: LocalArtifactStore, tmp_path: Path) -> None:
     """More than Redis keeps, in the order in which they were found."""
-    findings = tuple(codes.SHAPE_MISMATCH.finding(f"tensor ü {number}") for number in range(100))
+    findings = tuple(fit_codes.SHAPE_MISMATCH.finding(f"tensor ü {number}") for number in range(100))
     store.keep_report("reg_1", ValidationReport.of(findings))
     report = json.loads((tmp_path / "store" / "reports" / "reg_1.json").read_text())
     assert [finding["subject"] for finding in report["findings"]] == [finding.subject for finding in findings]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from lora_registry.all_codes import CODES
 from lora_registry.announcements import Change, Cursor, Kind, Update
 from lora_registry.catalog import AliasMode, AliasTarget, VersionRecord
-from lora_registry.codes import CODES
 from lora_registry.errors import (
     Configuration,
     Conflict,

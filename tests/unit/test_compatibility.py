@@ -21,8 +21,8 @@ from tests.helpers.adapters import (
 
 from lora_registry import compatibility
 from lora_registry.adapter_config import ConfigError, parse_adapter_config
+from lora_registry.all_codes import CODES
 from lora_registry.base_profile import BaseProfile
-from lora_registry.codes import CODES
 from lora_registry.compatibility import check_compatibility
 from lora_workers.linear_patterns import linear_time_patterns
 

@@ -7,12 +7,12 @@ from tests.helpers.adapters import PREFIX, Adapter, header_of, llama_shapes, mak
 
 from lora_registry.adapter_config import parse_adapter_config
 from lora_registry.adapter_traits import AdapterTraits, traits_of
+from lora_registry.all_codes import CODES, ENGINE_CODES
 from lora_registry.base_profile import BaseProfile
-from lora_registry.codes import CODES, RANK_TOO_LARGE
-from lora_registry.engine_codes import ENGINE_CODES
 from lora_registry.engine_conditions import CONDITIONS
 from lora_registry.engine_profiles import BUILT_IN, EngineProfile, Ruling, built_in_profile, engine_table, find_profiles
 from lora_registry.engine_verdicts import judge_engine, judge_engines, refuse_invalid
+from lora_registry.fit_codes import RANK_TOO_LARGE
 from lora_registry.judgement import judge
 
 BASE = make_base()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.findings import MAX_FINDINGS_KEPT, Finding, Severity
 from lora_registry.names import AdapterName
 from lora_registry.registrations import Outcome, dump_findings, load_findings, parse_registration
@@ -98,7 +98,7 @@ def test_result_has_exactly_these_keys() -> None:
 
 def test_result_of_a_published_registration() -> None:
     """It says all that a serving node needs, in plain JSON types."""
-    warning = codes.BASE_NAME_ABSENT.finding("base_model_name_or_path")
+    warning = fit_codes.BASE_NAME_ABSENT.finding("base_model_name_or_path")
     fields = make_hash(
         outcome="published",
         state="published",
@@ -130,7 +130,7 @@ def test_result_names_no_version_that_was_not_published() -> None:
 
 def test_findings_survive_the_ledger() -> None:
     """They are read as they were written, signs outside ASCII included."""
-    finding = codes.SHAPE_MISMATCH.finding("ü.lora_A.weight", expected=[8, 64], actual=[8, 96])
+    finding = fit_codes.SHAPE_MISMATCH.finding("ü.lora_A.weight", expected=[8, 64], actual=[8, 96])
     assert load_findings(dump_findings([finding])) == (finding,)
     assert load_findings(dump_findings([])) == ()
 

@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.engine_profiles import BUILT_IN, Ruling, find_profiles
 from lora_registry.engine_verdicts import EngineVerdict, refuse_invalid
 from lora_registry.errors import Rejected
 from lora_registry.report import ValidationReport, Verdict, rejected
 from lora_workers.artifact_store import LocalArtifactStore
 
-ERROR = codes.SHAPE_MISMATCH.finding("t", expected=[1, 2], actual=[2, 1])
-WARNING = codes.BASE_NAME_ABSENT.finding()
+ERROR = fit_codes.SHAPE_MISMATCH.finding("t", expected=[1, 2], actual=[2, 1])
+WARNING = fit_codes.BASE_NAME_ABSENT.finding()
 
 
 def test_errors_decide_the_verdict() -> None:

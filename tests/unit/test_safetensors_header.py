@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.adapters import header_of, make_adapter, reader, safetensors_bytes, with_header
 
-from lora_registry import codes
+from lora_registry import file_codes
 from lora_registry import safetensors_header as sh
 from lora_registry.safetensors_header import Header, HeaderError, TensorEntry, parse_header, read_header
 
@@ -192,7 +192,7 @@ def test_too_many_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_error_survives_pickling() -> None:
     """A HeaderError keeps its finding when it travels between processes."""
-    error = HeaderError.of(codes.WEIGHTS_TRUNCATED, "file", expected=1, actual=2)
+    error = HeaderError.of(file_codes.WEIGHTS_TRUNCATED, "file", expected=1, actual=2)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is HeaderError
     assert again.finding == error.finding

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.adapters import Adapter, codes_of, errors_of, llama_shapes, make_adapter, make_base
 
 import lora_registry
-from lora_registry import codes
+from lora_registry import codes, fit_codes
 from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config
 from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
@@ -480,7 +480,7 @@ class FixedPass:
         return NumericReport(self._findings, (), (), len(self.seen), 1.0, "cpu")
 
 
-@pytest.mark.parametrize("code", [codes.ZERO_DELTA, codes.NUMBERS_NOT_FINITE])
+@pytest.mark.parametrize("code", [fit_codes.ZERO_DELTA, fit_codes.NUMBERS_NOT_FINITE])
 def test_what_the_numbers_say_counts_as_what_the_structure_says(store: MemoryStore, code: codes.Code) -> None:
     """Findings of the numeric pass, which sees exactly the bytes that are kept, are left or reject as all others."""
     numeric, adapter = FixedPass(code.finding("model.layers.0.self_attn.q_proj")), make_adapter()

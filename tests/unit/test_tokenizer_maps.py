@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.adapters import codes_of, errors_of, make_base
 
+from lora_registry.all_codes import CODES
 from lora_registry.base_profile import BaseProfile
-from lora_registry.codes import CODES
 from lora_registry.tokenizer_maps import TOKENIZER_FILES, TokenizerMap, check_tokenizer, read_tokenizer
 from lora_workers.base_models import read_base_tokenizer
 

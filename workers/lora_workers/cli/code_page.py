@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lora_registry import errors
-from lora_registry.codes import CODES, Code
-from lora_registry.engine_codes import ENGINE_CODES
+from lora_registry.all_codes import CODES, ENGINE_CODES
+from lora_registry.code import Code
 from lora_registry.engine_conditions import CONDITIONS
 from lora_registry.engine_profiles import BUILT_IN, EngineProfile, EngineRule, EngineTable, Ruling, engine_table
 from lora_workers.extras import MissingExtra

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lora_registry.codes import CODES
-from lora_registry.engine_codes import ENGINE_CODES
+from lora_registry.all_codes import CODES, ENGINE_CODES
 from lora_registry.engine_conditions import CONDITIONS
 from lora_registry.engine_profiles import BUILT_IN, engine_table
 from lora_registry.errors import RegistryError

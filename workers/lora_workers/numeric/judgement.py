@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import isnan, log, sqrt
 
-from lora_registry import codes
+from lora_registry import fit_codes
 from lora_registry.compatibility import MAX_FINDINGS
 from lora_registry.findings import Finding
 from lora_registry.numeric_report import FamilySpectrum, ModuleSpectrum
@@ -78,7 +78,7 @@ def judge(plan: Plan, measures: Measures, *, serving_dtype: str) -> Judgement:
     spectra = _spectra(plan, measures)
     findings = list(islice(_findings(plan, measures, dtype, spectra), MAX_FINDINGS + 1))
     if len(findings) > MAX_FINDINGS:
-        findings[MAX_FINDINGS:] = [codes.TOO_MANY_FINDINGS.finding()]
+        findings[MAX_FINDINGS:] = [fit_codes.TOO_MANY_FINDINGS.finding()]
     overflows = tuple(name for name, each in SERVING_DTYPES.items() if any(_overflowing(plan, measures, each)))
     families = tuple(_family(name, members) for name, members in sorted(spectra.items()))
     return Judgement(tuple(findings), families, overflows)
@@ -89,8 +89,8 @@ def _findings(
 ) -> Iterator[Finding]:
     yield from _not_finite(plan, measures)
     for product, tensor, value in _overflowing(plan, measures, dtype):
-        yield codes.DTYPE_OVERFLOW.finding(
-            tensor, f"{codes.DTYPE_OVERFLOW.cause[:-1]}: {product.module}, scale {product.scale:g}.",
+        yield fit_codes.DTYPE_OVERFLOW.finding(
+            tensor, f"{fit_codes.DTYPE_OVERFLOW.cause[:-1]}: {product.module}, scale {product.scale:g}.",
             expected=f"at most {dtype.largest:g} ({dtype.name})", actual=f"{value:g}",
         )  # fmt: skip
     yield from _without_effect(plan, measures, dtype)
@@ -100,10 +100,10 @@ def _findings(
     for entry in plan.magnitudes:
         extent = measures.extents[entry.name]
         if extent.is_finite and extent.low <= 0:
-            yield codes.MAGNITUDE_INVALID.finding(entry.name, expected="more than 0", actual=f"{extent.low:g}")
+            yield fit_codes.MAGNITUDE_INVALID.finding(entry.name, expected="more than 0", actual=f"{extent.low:g}")
     unmeasured = [product.module for product in _finite_products(plan, measures, measured=False)]
     if unmeasured:
-        yield codes.SPECTRUM_NOT_MEASURED.finding(unmeasured[0], actual=f"{len(unmeasured)} modules")
+        yield fit_codes.SPECTRUM_NOT_MEASURED.finding(unmeasured[0], actual=f"{len(unmeasured)} modules")
 
 
 def _not_finite(plan: Plan, measures: Measures) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def _not_finite(plan: Plan, measures: Measures) -> Iterator[Finding]:
         extent = measures.extents[part.entry.name]
         if not extent.is_finite:
             found = "NaN" if isnan(extent.low) else "an infinity"
-            yield codes.NUMBERS_NOT_FINITE.finding(part.entry.name, expected="finite numbers", actual=found)
+            yield fit_codes.NUMBERS_NOT_FINITE.finding(part.entry.name, expected="finite numbers", actual=found)
 
 
 def _finite_products(plan: Plan, measures: Measures, *, measured: bool | None = None) -> Iterator[Product]:
@@ -141,16 +141,16 @@ def _without_effect(plan: Plan, measures: Measures, dtype: ServingDtype) -> Iter
         if size.frobenius == 0 or product.scale == 0:
             zero.append(product.module)
         elif min(a, b, b * abs(product.scale)) <= dtype.vanishing:
-            yield codes.DTYPE_UNDERFLOW.finding(
+            yield fit_codes.DTYPE_UNDERFLOW.finding(
                 product.module, expected=f"more than {dtype.vanishing:g} ({dtype.name})", actual=f"{min(a, b):g}"
             )
     if len(zero) == total > 1:
-        yield codes.ZERO_DELTA.finding(zero[0], f"The changes B·A of all {total} modules are exactly zero: "
+        yield fit_codes.ZERO_DELTA.finding(zero[0], f"The changes B·A of all {total} modules are exactly zero: "
                                        "the adapter looks untrained and answers as the base model does.",
                                        actual=f"all {total} modules")  # fmt: skip
     else:
         for module in zero:
-            yield codes.ZERO_DELTA.finding(module)
+            yield fit_codes.ZERO_DELTA.finding(module)
 
 
 def _scales(products: Sequence[Product]) -> Iterator[Finding]:
@@ -160,7 +160,7 @@ def _scales(products: Sequence[Product]) -> Iterator[Finding]:
         if abs(product.scale) > SCALE_LIMIT:
             modules[product.scale].append(product.module)
     for scale, those in modules.items():
-        yield codes.SCALE_OUTLIER.finding(
+        yield fit_codes.SCALE_OUTLIER.finding(
             those[0], expected=f"at most {SCALE_LIMIT:g}", actual=f"{scale:g} ({len(those)} modules)"
         )
 
@@ -195,7 +195,7 @@ def _norms(members: Sequence[ModuleSpectrum]) -> Iterator[Finding]:
         z = 0.6745 * (log(each.rms) - middle) / spread if each.rms and spread else 0.0
         is_apart = len(changed) >= _CROWD and ratio > _CROWD_RATIO_LIMIT and z > _CROWD_Z_LIMIT
         if ratio > RATIO_LIMIT or is_apart:
-            yield codes.NORM_OUTLIER.finding(
+            yield fit_codes.NORM_OUTLIER.finding(
                 each.module, expected=f"rms about {median:.3g}, as others", actual=f"{each.rms:.3g}, {ratio:.0f} times"
             )
 

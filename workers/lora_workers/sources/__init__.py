@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lora_registry import codes
+from lora_registry import source_codes
 from lora_registry.artifacts import FileDigest
 from lora_registry.errors import Rejected
 from lora_registry.settings import Settings
@@ -34,7 +34,7 @@ class SourceRouter:
         scheme = url.partition("://")[0] if "://" in url else "file"
         owner = self._schemes.get(scheme)
         if owner is None:
-            finding = codes.SOURCE_UNSUPPORTED.finding(scheme, expected=", ".join(sorted(self._schemes)))
+            finding = source_codes.SOURCE_UNSUPPORTED.finding(scheme, expected=", ".join(sorted(self._schemes)))
             raise Rejected(finding.message, findings=(finding,))
         return owner
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lora_registry import codes
+from lora_registry import file_codes, source_codes
 from lora_registry.adapter_files import check_files
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
-from lora_registry.codes import Code
+from lora_registry.code import Code
 from lora_registry.errors import Rejected, Transient
 from lora_registry.findings import has_error
 from lora_registry.sources import PinnedFile, PinnedSource, Tap
@@ -27,13 +27,13 @@ from lora_workers.sources.digesting import ChunkDigest
 _CHUNK_BYTES = 1 << 20
 _MOST_NAMES = 10_000
 _REJECTED_ERRNO: dict[int, Code] = {
-    errno.EACCES: codes.SOURCE_PERMISSION,
-    errno.EPERM: codes.SOURCE_PERMISSION,
-    errno.ENOENT: codes.SOURCE_NOT_FOUND,
-    errno.ENOTDIR: codes.SOURCE_NOT_A_DIRECTORY,
-    errno.ELOOP: codes.FILE_NOT_REGULAR,
-    errno.ENXIO: codes.FILE_NOT_REGULAR,
-    errno.ENAMETOOLONG: codes.SOURCE_NOT_FOUND,
+    errno.EACCES: source_codes.SOURCE_PERMISSION,
+    errno.EPERM: source_codes.SOURCE_PERMISSION,
+    errno.ENOENT: source_codes.SOURCE_NOT_FOUND,
+    errno.ENOTDIR: source_codes.SOURCE_NOT_A_DIRECTORY,
+    errno.ELOOP: file_codes.FILE_NOT_REGULAR,
+    errno.ENXIO: file_codes.FILE_NOT_REGULAR,
+    errno.ENAMETOOLONG: source_codes.SOURCE_NOT_FOUND,
 }
 
 
@@ -108,10 +108,10 @@ class LocalSource:
 
     def _contained(self, path: str, *, subject: str) -> str:
         if not Path(path).is_absolute() or "\0" in path:
-            raise _rejected(codes.SOURCE_UNSUPPORTED, subject)
+            raise _rejected(source_codes.SOURCE_UNSUPPORTED, subject)
         real = os.path.realpath(path)
         if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in self._roots):
-            raise _rejected(codes.SOURCE_OUTSIDE_ROOTS, subject)
+            raise _rejected(source_codes.SOURCE_OUTSIDE_ROOTS, subject)
         return real
 
     def _pin(self, directory: str, name: str) -> PinnedFile:
@@ -121,9 +121,9 @@ class LocalSource:
             found = Path(real).lstat()
             readable = os.access(real, os.R_OK)
         if not stat.S_ISREG(found.st_mode):
-            raise _rejected(codes.FILE_NOT_REGULAR, name)
+            raise _rejected(file_codes.FILE_NOT_REGULAR, name)
         if not readable:
-            raise _rejected(codes.SOURCE_PERMISSION, name, actual=f"mode {stat.S_IMODE(found.st_mode):04o}")
+            raise _rejected(source_codes.SOURCE_PERMISSION, name, actual=f"mode {stat.S_IMODE(found.st_mode):04o}")
         return PinnedFile(real, _version(found), found.st_size, name)
 
 
@@ -138,9 +138,9 @@ def _version(found: os.stat_result) -> str:
 
 def _check_pin(file: PinnedFile, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise _rejected(codes.FILE_NOT_REGULAR, Path(file.location).name)
+        raise _rejected(file_codes.FILE_NOT_REGULAR, Path(file.location).name)
     if _version(found) != file.version:
-        raise _rejected(codes.SOURCE_CHANGED, Path(file.location).name)
+        raise _rejected(source_codes.SOURCE_CHANGED, Path(file.location).name)
 
 
 @contextmanager

@@ -11,15 +11,16 @@
     announce    announcements.py    the messages, and the view of the catalog that they add up to
     subscribe   subscriber.py       a serving node hears each change once and in order
 
-Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), names.py, findings.py, errors.py,
-settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); all_codes.py (what can be wrong: code.py,
-codes.py, source_codes.py, file_codes.py, fit_codes.py, engine_codes.py). How an adapter is judged is in adapter_files.py,
-adapter_config.py, safetensors_header.py and compatibility.py, with module_patterns.py, target_selection.py,
-target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py and tokenizer_maps.py; what a base model
-looks like in base_profile.py, base_headers.py and
-quantized_bases.py; what becomes of an adapter on an engine in adapter_traits.py, engine_conditions.py,
-engine_profiles.py (and engines/*.json) and engine_verdicts.py; what the numbers of its weights say in
-numeric_report.py; judgement.py puts these together, and report.py is what is kept of it.
+Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), names.py, findings.py,
+errors.py, settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is
+listed in all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, engine_codes.py).
+
+How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
+module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py
+and tokenizer_maps.py; what a base model looks like in base_profile.py, base_headers.py and quantized_bases.py; what
+becomes of an adapter on an engine in adapter_traits.py, engine_conditions.py, engine_profiles.py (and engines/*.json)
+and engine_verdicts.py; what the numbers of its weights say in numeric_report.py; judgement.py puts these together,
+and report.py is what is kept of it.
 
 This package imports the standard library, pydantic and redis, and nothing else; the processes and the heavy libraries
 are in `lora_workers`.

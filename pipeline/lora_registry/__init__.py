@@ -10,6 +10,7 @@
     publish     stages/publish.py   one script: version, alias, announcements, outcome
     announce    announcements.py    the messages, and the view of the catalog that they add up to
     subscribe   subscriber.py       a serving node hears each change once and in order
+    acknowledge nodes.py            the node says how far it is with each version, and that it lives
 
 Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), names.py, findings.py,
 errors.py, settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is

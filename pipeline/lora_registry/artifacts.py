@@ -46,7 +46,9 @@ class Manifest:
         if digest_of_manifest(raw) != digest:
             raise ArtifactDamaged(f"the manifest of {digest[:80]} is another one")
         files = json.loads(raw)["files"]
-        config, weights = (FileDigest(files[name]["sha256"], files[name]["size"]) for name in (CONFIG_FILE, WEIGHTS_FILE))
+        config, weights = (
+            FileDigest(files[name]["sha256"], files[name]["size"]) for name in (CONFIG_FILE, WEIGHTS_FILE)
+        )
         return cls(config, weights)
 
     def file(self, name: str) -> FileDigest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lora_registry.registrations import Outcome
 from lora_registry.stages import ORDER, Stage
 from tests.helpers.stack import Stack, check_promises

@@ -1,4 +1,4 @@
-"""The artifact store, whatever it lies on: what a worker, a node and garbage collection do with one, and how to open it.
+"""The artifact store, whatever it lies on: what workers, nodes and garbage collection do with it, and how to open it.
 
     <store>/sha256/<64 hex digits>/adapter_config.json  adapter_model.safetensors  manifest.json
     <store>/reports/…      <registration id>.json: its whole report, beyond the findings that Redis keeps

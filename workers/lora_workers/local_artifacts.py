@@ -49,7 +49,11 @@ class StagedArtifact:
             if not target.is_dir():
                 (self._directory / CONFIG_FILE).write_bytes(config)
                 (self._directory / MANIFEST_FILE).write_bytes(manifest.to_json())
-                for name in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):  # all are written by now: fewer waits for the disk
+                for name in (
+                    CONFIG_FILE,
+                    WEIGHTS_FILE,
+                    MANIFEST_FILE,
+                ):  # all are written by now: fewer waits for the disk
                     _sync(self._directory / name, mode=_READ_ONLY_FILE)
                 _sync(self._directory, mode=_RENAMED_DIRECTORY)
                 with suppress(FileExistsError):

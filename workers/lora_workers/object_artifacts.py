@@ -201,5 +201,5 @@ def _store_errors(*, absent: RegistryError | None = None) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise absent or Transient(f"artifact store: there is no {error}") from error
-    except Exception as error:  # noqa: BLE001 - each of fsspec's back-ends raises what its own library does
+    except Exception as error:  # each of fsspec's back-ends raises what its own library does
         raise Transient(f"artifact store: {type(error).__name__}: {error}") from error

@@ -8,11 +8,13 @@
     ├── Transient           the world is wrong: retry with backoff, then dead-letter
     │   ├── RedisUnavailable
     │   ├── ServerNotAdmitted
+    │   ├── ArtifactBusy
     │   └── QueueFull
     ├── LeaseLost           someone else owns the registration: stop, write nothing
     ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
     ├── NotFound            nothing of that name is registered
     ├── Conflict            the state is not what the caller expected: read it again, then decide
+    ├── ArtifactDamaged     what the artifact store holds is not what the digest says: do not use it
     ├── WaitTimeout         the outcome did not come in time; the registration goes on
     └── Configuration       the settings are wrong: fail at start
 
@@ -126,6 +128,20 @@ class Conflict(RegistryError):
 
     code = "CONFLICT"
     remedy = "Read the current state and decide again."
+
+
+class ArtifactDamaged(RegistryError):
+    """The artifact store does not hold the bytes that the digest was taken over."""
+
+    code = "ARTIFACT_DAMAGED"
+    remedy = "Restore it from a backup, or remove its directory and register the adapter again."
+
+
+class ArtifactBusy(Transient):
+    """An artifact of the same bytes is being removed at this moment."""
+
+    code = "ARTIFACT_BUSY"
+    remedy = "Nothing: it is retried, and kept anew once it is gone."
 
 
 class WaitTimeout(RegistryError):

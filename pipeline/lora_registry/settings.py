@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,8 +34,12 @@ class Settings(BaseSettings):
 
     source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Directories that local sources may lie in, separated by ':'; empty: no local source is allowed."""
-    artifact_store: Path = Path("lora-registry-data/artifacts")
-    """Directory of the artifact store; every validate worker and every node sees it."""
+    artifact_store: str = "lora-registry-data/artifacts"
+    """Artifact store, which every validate worker and every node sees: a directory, or any fsspec URL (`s3://bucket/prefix`)."""
+    scratch: Path = Path(tempfile.gettempdir())
+    """Local directory in which adapters are judged before they go to an artifact store that is no directory."""
+    gc_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long an artifact must have been without any reference before `store gc` removes it."""
 
     max_queued_events: Annotated[int, Field(gt=0)] = 100_000
     """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""
@@ -84,6 +89,11 @@ class Settings(BaseSettings):
     def _split_profiles(cls, names: object) -> object:
         return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
+    @field_validator("artifact_store", mode="before")
+    @classmethod
+    def _store_as_text(cls, store: object) -> object:
+        return str(store) if isinstance(store, Path) else store
+
     @field_validator("source_roots", mode="before")
     @classmethod
     def _split_roots(cls, roots: object) -> object:
@@ -96,6 +106,12 @@ class Settings(BaseSettings):
             if not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
         return roots
+
+    @property
+    def artifact_directory(self) -> Path | None:
+        """Directory of the artifact store, made absolute; None if it is an object store."""
+        path = self.artifact_store.removeprefix("file://")
+        return None if "://" in path else Path(path).absolute()
 
     @property
     def celery_broker_url(self) -> str:

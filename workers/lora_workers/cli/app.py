@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
-from lora_workers.cli import checking, explaining, machine, published, registering, running, watching
+from lora_workers.cli import checking, explaining, machine, published, registering, running, storing, watching
 from lora_workers.cli.bases import base_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
 from lora_workers.cli.options import is_json_asked
@@ -76,6 +76,7 @@ app.add_typer(published.alias_commands, name="alias")
 app.add_typer(base_commands, name="base")
 app.command()(watching.watch)
 app.add_typer(dead_letter_commands, name="dead-letters")
+app.add_typer(storing.store_commands, name="store")
 app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)

@@ -5,11 +5,6 @@ from __future__ import annotations
 from lora_registry.code import error, info
 
 # Not for this node
-NODE_PROFILE_REFUSES = info(
-    "NODE_PROFILE_REFUSES",
-    "The node's engine would refuse the adapter, or serve it wrongly without a word.",
-    "Register an adapter that this engine serves as trained, or run a node whose engine profile takes this one.",
-)
 NODE_SLOTS_TAKEN = info(
     "NODE_SLOTS_TAKEN",
     "The node wants more adapters than it has slots, so this one waits in its cache.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from lora_registry.code import Code
 from lora_registry.errors import Conflict, RedisUnavailable
 from lora_registry.nodes import NodeRegistry, NodeState, may_follow
 from lora_workers.node.failures import NodeFailure
@@ -44,10 +43,9 @@ class Acknowledgements:
         said = self._wanted.get(served_name)
         return said.state if said else None
 
-    def say(self, served_name: str, state: NodeState, code: Code | None = None, reason: str = "") -> None:
+    def say(self, served_name: str, state: NodeState, code: str = "", reason: str = "") -> None:
         """Say how far the node is; what was said already is not said again."""
-        words = reason or (code.cause if code else "")
-        self._keep(served_name, _Said(state, code.code if code else "", words))
+        self._keep(served_name, _Said(state, code, reason))
 
     def fail(self, served_name: str, failure: NodeFailure) -> None:
         """Say that, and why, a version is not served."""

@@ -1,13 +1,12 @@
-"""Which versions a node wants: the targets of the aliases that it follows, and what it was directed to hold."""
+"""Which versions a node wants, and which of them its engine is to hold."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from lora_registry.announcements import CatalogView
 from lora_registry.catalog import VersionRecord
+from lora_registry.selection import Wanted
 
 
 @dataclass(frozen=True)
@@ -17,12 +16,10 @@ class Wish:
     Attributes:
         record: the version.
         eager: whether the engine is to hold it now; otherwise it waits in the cache.
-        has_slot: False if it waits because all slots are taken.
     """
 
     record: VersionRecord
     eager: bool = True
-    has_slot: bool = True
 
     @property
     def name(self) -> str:
@@ -31,48 +28,26 @@ class Wish:
 
 
 def wishes_of(
-    view: CatalogView,
-    *,
-    selects: Callable[[VersionRecord], bool],
-    node_id: str,
-    eager: bool,
-    slots: int,
-    held: Collection[str] = (),
+    wanted: Iterable[Wanted], *, eager: bool, slots: int, held: Collection[str] = (), refused: Collection[str] = ()
 ) -> tuple[Wish, ...]:
-    """What the node wants of the catalog, each version once.
+    """What the node wants, each version once, and first what it needs first.
 
     Args:
-        view: the catalog.
-        selects: whether the node follows aliases of a version.
-        node_id: the node, as directions name it.
+        wanted: what it follows or was directed to hold.
         eager: whether it loads what it wants at once.
         slots: how many it holds loaded at a time; 0: any number.
         held: served names that the engine has; they keep their slots, so that nothing is swapped to and fro.
+        refused: served names that the engine is not given; they take no slots.
     """
-    directed = list(_directed(view, node_id))
-    followed = [record for record in _targets(view) if selects(record)]
-    first = {record.served_name for record in directed}
-    by_name = {record.served_name: record for record in (*directed, *followed)}
     ranked = sorted(
-        by_name.values(),
-        key=lambda record: (record.served_name not in first, record.served_name not in held, -record.lora_int_id),
+        wanted,
+        key=lambda each: (
+            each.record.served_name in refused,
+            not each.directed,
+            each.record.served_name not in held,
+            -each.record.lora_int_id,
+        ),
     )
     return tuple(
-        Wish(record, eager=eager and (not slots or place < slots), has_slot=not slots or place < slots)
-        for place, record in enumerate(ranked)
+        Wish(each.record, eager=eager and (not slots or place < slots)) for place, each in enumerate(ranked)
     )
-
-
-def _targets(view: CatalogView) -> Iterable[VersionRecord]:
-    for alias in view.aliases:
-        record = view.versions.get(view.version_of(alias))
-        if record is not None:
-            yield record
-
-
-def _directed(view: CatalogView, node_id: str) -> Iterable[VersionRecord]:
-    now_s = time.time()
-    for field, direction in getattr(view, "directed", {}).items():
-        record = view.versions.get(field)
-        if record is not None and direction.holds(node_id, now_s=now_s):
-            yield record

@@ -15,6 +15,9 @@
     ├── NotFound            nothing of that name is registered
     ├── Conflict            the state is not what the caller expected: read it again, then decide
     ├── ArtifactDamaged     what the artifact store holds is not what the digest says: do not use it
+
+    ├── NotServed           nodes cannot serve a version as asked: look at the rollout
+    ├── PromotionAborted    the gate did not open: the alias is where it was
     ├── WaitTimeout         the outcome did not come in time; the registration goes on
     └── Configuration       the settings are wrong: fail at start
 
@@ -142,6 +145,20 @@ class ArtifactBusy(Transient):
 
     code = "ARTIFACT_BUSY"
     remedy = "Nothing: it is retried, and kept anew once it is gone."
+
+
+class NotServed(RegistryError):
+    """No serving node can serve the version as asked."""
+
+    code = "NOT_SERVED"
+    remedy = "See what the nodes say with `lora-registry rollout NAME`, and which there are with `lora-registry nodes`."
+
+
+class PromotionAborted(RegistryError):
+    """The promotion was given up."""
+
+    code = "PROMOTION_ABORTED"
+    remedy = "See what the nodes say with `lora-registry rollout NAME`; promote again when they can serve it."
 
 
 class WaitTimeout(RegistryError):

@@ -113,6 +113,28 @@ class Keys:
         """Sorted set: published version numbers of an adapter."""
         return f"{self.catalog}:numbers:{adapter.qualified}"
 
+    def retired(self, base_model: str) -> str:
+        """Hash: `namespace.name.vN` → `<lora_int_id> <digest> <when in us>` of what was retired."""
+        return f"{self.catalog}:retired:{base_model}"
+
+    def directed(self, base_model: str) -> str:
+        """Hash: `namespace.name.vN` → `<until in s> <node id> …`: versions that some nodes are to hold for a while."""
+        return f"{self.catalog}:directed:{base_model}"
+
+    def moves(self, adapter: AdapterName, alias: str) -> str:
+        """List: an alias's last moves as JSON, newest first."""
+        return f"{self.catalog}:moves:{adapter.qualified}@{alias}"
+
+    @property
+    def keep(self) -> str:
+        """Hash: namespace or `namespace.name` → how many versions of each adapter are kept."""
+        return f"{self.catalog}:keep"
+
+    @property
+    def collections(self) -> str:
+        """Hash: name → selector (JSON)."""
+        return f"{self.catalog}:collections"
+
     @property
     def adapters(self) -> str:
         """Hash: `namespace.name` → base model."""

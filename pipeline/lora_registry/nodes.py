@@ -97,7 +97,7 @@ class NodeInfo(BaseModel):
     schema_version: Literal[1] = 1
     node_id: NodeId
     base_model: str
-    engine: str
+    engine: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     engine_version: str = ""
     max_lora_rank: Annotated[int, Field(gt=0)] | None = None
     target_modules: tuple[str, ...] | None = None
@@ -124,14 +124,14 @@ class Node:
         alive: whether its heartbeats come.
         since_s: when it joined, in seconds since 1970-01-01.
         expires_s: when it counts as dead, or since when it does, in seconds since 1970-01-01.
-        digests: artifacts that it holds.
+        artifacts: how many artifacts it holds.
     """
 
     info: NodeInfo
     alive: bool
     since_s: float
     expires_s: float
-    digests: frozenset[str] = frozenset()
+    artifacts: int
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,10 @@ class NodeRegistry:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        described, held = info.model_dump_json(), json.dumps(sorted(digests))
+        described, held = info.model_dump_json(), json.dumps(sorted(set(digests)))
         fingerprint = hashlib.sha256(f"{described}\n{held}".encode()).hexdigest()[:32]
         if fresh or self._beat(info.node_id, fingerprint) == "tell":
-            self._beat(info.node_id, fingerprint, described, held, int(fresh))
+            self._beat(info.node_id, fingerprint, described, held, len(set(digests)), int(fresh))
 
     def _beat(self, node_id: str, fingerprint: str, *told: str | int) -> str:
         keys, settings = self._keys, self._settings
@@ -265,14 +265,14 @@ class NodeRegistry:
             return self._node(*each)
         raise NotFound(f"no node {node_id[:100]!r} is known", remedy="List them with `lora-registry nodes`.")
 
-    def acks(self, served_name: str) -> list[Ack]:
-        """What the nodes that live said of a version, by node.
+    def acks(self, *served_names: str) -> list[Ack]:
+        """What the nodes that live said of some versions, by node and version.
 
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        found = [_parse_ack(node_id, served_name, stored) for node_id, stored in self._read("acks", served_name)]
-        return sorted(found, key=lambda ack: ack.node_id)
+        found = [_parse_ack(*each) for each in self._read("acks", *served_names)]
+        return sorted(found, key=lambda ack: (ack.node_id, ack.served_name))
 
     def acks_of(self, node_id: str) -> list[Ack]:
         """What one node, alive or dead, said of all versions, by version.
@@ -280,7 +280,7 @@ class NodeRegistry:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        found = [_parse_ack(node_id, name, stored) for name, stored in self._read("acks_of", node_id)]
+        found = [_parse_ack(*each) for each in self._read("acks_of", node_id)]
         return sorted(found, key=lambda ack: ack.served_name)
 
     def digests_in_use(self) -> set[str]:
@@ -289,20 +289,20 @@ class NodeRegistry:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        return {digest for node in self.nodes() for digest in node.digests}
+        return {digest for (held,) in self._read("digests") for digest in json.loads(held)}
 
     def _read(self, what: str, *args: str) -> list[list[str]]:
         found: list[list[str]] = scripts.call(self._redis, "nodes", keys=[], args=[self._keys.nodes, what, *args])
         return found
 
     @staticmethod
-    def _node(info: str, digests: str, since_us: str, expires_us: str, alive: str) -> Node:
+    def _node(info: str, artifacts: str, since_us: str, expires_us: str, alive: str) -> Node:
         return Node(
             NodeInfo.model_validate_json(info),
             alive=alive == "1",
             since_s=float(since_us) / 1e6,
             expires_s=float(expires_us) / 1e6,
-            digests=frozenset(json.loads(digests)),
+            artifacts=int(artifacts),
         )
 
 

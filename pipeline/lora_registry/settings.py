@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     dead_letter_retention_s: Annotated[int, Field(gt=0)] = 30 * SECONDS_PER_DAY
     log_length: Annotated[int, Field(gt=0)] = 10_000
     """Announcements kept per base model; a cursor older than that gets a reset."""
+    keep_last: Annotated[int, Field(ge=0)] = 0
+    """Versions kept of each adapter, besides those that an alias points at; 0: all. Namespaces and adapters may have
+    a number of their own."""
     heartbeat_s: Seconds = 5.0
     """How often a serving node says that it lives."""
     node_timeout_s: Seconds = 20.0

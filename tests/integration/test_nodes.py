@@ -37,7 +37,8 @@ def test_node_is_listed_with_what_it_said_of_itself(registry: Registry) -> None:
     assert [node.info.node_id for node in nodes.nodes()] == ["a", "b", "c"]
     (_, node) = nodes.nodes(BASE)
     assert (node.info, node.alive) == (info, True)
-    assert node.digests == {digest_of("one"), digest_of("two")}
+    assert node.artifacts == 2
+    assert nodes.digests_in_use() == {digest_of("one"), digest_of("two")}
     assert nodes.node("b") == node
     with pytest.raises(NotFound, match="'d'"):
         nodes.node("d")
@@ -49,7 +50,7 @@ def test_changed_node_is_known_anew_and_keeps_its_age(registry: Registry) -> Non
     (before,) = nodes.nodes()
     nodes.heartbeat(make_info(slots=8), digests=[])
     (after,) = nodes.nodes()
-    assert (after.info.slots, after.digests, after.since_s) == (8, frozenset(), before.since_s)
+    assert (after.info.slots, after.artifacts, after.since_s) == (8, 0, before.since_s)
 
 
 def test_idle_heartbeat_is_one_command_and_two_accesses(registry: Registry) -> None:

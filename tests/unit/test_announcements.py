@@ -136,7 +136,7 @@ def test_another_generation_is_a_gap() -> None:
     assert view == make_view(sequence=1)
 
 
-@pytest.mark.parametrize("kind", ["version.retired", "something.else", ""])
+@pytest.mark.parametrize("kind", ["version.praised", "something.else", ""])
 def test_unknown_kind_is_skipped_and_counted(kind: str) -> None:
     """An announcement of a later version changes nothing here, and the one after it is no gap."""
     view, changes = apply_all(

@@ -43,7 +43,7 @@ class Dimensions:
     key_value_heads: int = 2
 
 
-def make_base(directory: Path, dimensions: Dimensions = Dimensions(), *, steps: int = 60) -> Path:  # noqa: B008 - frozen
+def make_base(directory: Path, dimensions: Dimensions = Dimensions(), *, steps: int = 60) -> Path:
     """Train a base model a little, and save it with its tokenizer."""
     torch.manual_seed(1)
     tokenizer = _train_tokenizer()

@@ -6,6 +6,7 @@ dispatcher, worker   takes events into the ledger, sweeps, admits servers; consu
 installation         `lora-registry up`: a server and all processes on one machine, out of
 supervisor, embedded   … processes that are restarted when they die or stall, and a Valkey server
 sources/             one file per scheme
+node/                beside a serving engine, and inside vLLM
 artifact_store       artifacts, written whole or not at all
 base_models          a base model's profile from its files
 dry_run              a validation without a registry

@@ -129,9 +129,7 @@ class Agent:
             self.stop()
 
     def _follow(self) -> None:
-        subscriber = Subscriber(
-            self._options.base, url=self._settings.redis_url, key_prefix=self._settings.key_prefix
-        )
+        subscriber = Subscriber(self._options.base, url=self._settings.redis_url, key_prefix=self._settings.key_prefix)
         for _ in subscriber.follow():
             if self._stopping.is_set():
                 return

@@ -137,12 +137,12 @@ class Cache:
     # Fetching
 
     def _bring(self, digest: str, origin: Origin, keep: Callable[[], Collection[str]]) -> None:
-        with _origin_errors(digest):
+        with _origin_errors():
             manifest = origin.manifest(digest)
         target, staging = self.path(digest), self.root / "staging" / self.path(digest).name
         with _cache_errors():
             staging.mkdir(parents=True, exist_ok=True)
-            self._make_room(manifest.config.size_bytes + manifest.weights.size_bytes, staging, keep() | {digest})
+            self._make_room(manifest.config.size_bytes + manifest.weights.size_bytes, staging, {*keep(), digest})
         for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
             _bring_file(origin, digest, name, expected, staging / name)
         with _cache_errors():
@@ -236,12 +236,13 @@ def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, pa
     """
     with suppress(OSError):
         path.chmod(0o644)
-    resumed = _resume(origin, digest, name, path)
-    if _digest_file(path) == expected:
-        return
-    path.unlink(missing_ok=True)
-    if resumed:  # the beginning may be what is wrong
-        return _bring_file(origin, digest, name, expected, path)
+    for _ in range(2):
+        resumed = _resume(origin, digest, name, path)
+        if _digest_file(path) == expected:
+            return
+        path.unlink(missing_ok=True)
+        if not resumed:  # else its beginning may be what is wrong
+            break
     raise NodeFailure(
         codes.NODE_BYTES_DIFFER, f"{name} of {digest} came with other bytes than were validated", may_pass=True
     )
@@ -253,10 +254,10 @@ def _resume(origin: Origin, digest: str, name: str, path: Path) -> bool:
         file = path.open("ab")
     with file:
         offset = file.tell()
-        with _origin_errors(digest):
+        with _origin_errors():
             chunks = iter(origin.read(digest, name, offset=offset))
         while True:
-            with _origin_errors(digest):
+            with _origin_errors():
                 try:
                     chunk = next(chunks, b"")
                 except ArtifactDamaged:
@@ -311,7 +312,7 @@ def _cache_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _origin_errors(digest: str) -> Iterator[None]:
+def _origin_errors() -> Iterator[None]:
     try:
         yield
     except NotFound as error:

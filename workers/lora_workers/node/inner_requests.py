@@ -69,7 +69,9 @@ class InnerApp:
 
     async def collect(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Pass a request on, and gather the whole answer: status, headers, body."""
-        status, headers, parts = 500, [], []  # type: ignore[var-annotated]
+        status = 500
+        headers: list[tuple[bytes, bytes]] = []
+        parts: list[bytes] = []
 
         async def send(message: Message) -> None:
             nonlocal status, headers

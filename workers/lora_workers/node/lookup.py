@@ -137,7 +137,7 @@ class NameLookup:
             if self._redis is None:
                 self._redis = connect_async(self._settings.redis_url, name="lora-plugin")
             async with asyncio.timeout(_REDIS_TIMEOUT_S):
-                stored = await self._redis.hget(key, field)  # type: ignore[misc] # both faces share one hint
+                stored = await self._redis.hget(key, field)
         return VersionRecord.model_validate_json(stored) if stored else None
 
     def _is_unknown(self, served_name: str) -> bool:

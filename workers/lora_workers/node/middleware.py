@@ -53,9 +53,7 @@ class AliasMiddleware:
         subscriber: the registry; None: the one that the environment names.
     """
 
-    def __init__(
-        self, app: App, options: NodeOptions | None = None, subscriber: AsyncSubscriber | None = None
-    ) -> None:
+    def __init__(self, app: App, options: NodeOptions | None = None, subscriber: AsyncSubscriber | None = None) -> None:
         self._app = app
         self._inner = InnerApp(app)
         self._options = options or load_options()
@@ -143,7 +141,7 @@ class AliasMiddleware:
         status, headers, body = await self._inner.collect(scope, receive)
         try:
             answer = json.loads(body) if status == 200 else None
-            parent = answer["data"][0]["id"] if answer else None
+            parent = answer["data"][0]["id"] if answer else ""
         except (ValueError, KeyError, IndexError, TypeError):
             answer = None
         if answer:

@@ -48,6 +48,4 @@ def wishes_of(
             -each.record.lora_int_id,
         ),
     )
-    return tuple(
-        Wish(each.record, eager=eager and (not slots or place < slots)) for place, each in enumerate(ranked)
-    )
+    return tuple(Wish(each.record, eager=eager and (not slots or place < slots)) for place, each in enumerate(ranked))

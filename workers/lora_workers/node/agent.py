@@ -82,6 +82,7 @@ class Agent:
         self._view: CatalogView | None = None
         self._generation = ""
         self._info: NodeInfo | None = None
+        self._has_joined = False
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._fetching: set[str] = set()
@@ -137,16 +138,20 @@ class Agent:
             self._wake.set()
 
     def _beat(self) -> None:
-        """Heartbeats, from when the engine first told what it is."""
-        fresh = True
-        while not self._stopping.is_set():
-            if self._info:
-                try:
-                    self._nodes.heartbeat(self._info, digests=self._digests, fresh=fresh)
-                    fresh = False
-                except RedisUnavailable as error:
-                    logger.warning("no heartbeat: %s", error)
-            self._stopping.wait(self._settings.heartbeat_s if self._info and not fresh else 0.1)
+        """Heartbeats, from when the node has joined."""
+        while not self._stopping.wait(self._settings.heartbeat_s):
+            if self._has_joined:
+                self._heartbeat(fresh=False)
+
+    def _heartbeat(self, *, fresh: bool) -> bool:
+        """Say that the node lives; `fresh` makes the registry forget what an earlier life acknowledged."""
+        assert self._info  # noqa: S101 - the engine told what it is before
+        try:
+            self._nodes.heartbeat(self._info, digests=self._digests, fresh=fresh)
+        except RedisUnavailable as error:
+            logger.warning("no heartbeat: %s", error)
+            return False
+        return True
 
     # One look
 
@@ -158,8 +163,12 @@ class Agent:
             listed = self._look_at_engine()
         except NodeFailure as failure:
             return self._without_engine(view, failure)
-        if view is None or self._info is None:
+        if view is None:
             return self._options.reconcile_s
+        if not self._has_joined:
+            self._has_joined = self._heartbeat(fresh=True)
+            if not self._has_joined:
+                return self._options.retry_first_s
         if self._generation != view.cursor.generation:
             self._generation = view.cursor.generation
             self._acks.say_again()
@@ -243,7 +252,10 @@ class Agent:
             if self._acks.state(wish.name) is None:
                 self._acks.say(wish.name, NodeState.SEEN)
         held = {f"sha256:{Path(path).name}" for name, path in listed.items() if path and self._is_ours(name, path)}
-        self._digests = frozenset({wish.record.digest for wish in wishes} | held)
+        digests = frozenset({wish.record.digest for wish in wishes} | held)
+        if digests != self._digests:
+            self._digests = digests
+            self._heartbeat(fresh=False)  # before anything is fetched: what a node holds is not collected
 
     def _is_ours(self, _name: str, path: str | None) -> bool:
         return path is not None and Path(path).parent == self._cache.root / "sha256"

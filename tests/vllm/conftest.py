@@ -1,4 +1,4 @@
-"""One registry, two vLLM servers and their nodes for all tests here: a server takes the better part of a minute to start.
+"""One registry, two vLLM servers and their nodes for all tests here: a server takes a minute to start.
 
 `bare` is a vLLM as it comes, with an agent beside it. `resolving` has the plug-in and the middleware inside, no agent,
 and as few places for adapters as can be (`--max-loras 2`), so that it evicts and reads files again all the time.

@@ -7,13 +7,17 @@ answer must be.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -29,6 +33,8 @@ _SENTENCES = (
     "every answer is wholly the old or wholly the new version",
     "alpha bravo charlie delta echo foxtrot golf hotel india",
 )
+LONG_PROMPT = " ".join(_SENTENCES * 3)
+"""Several blocks of the prefix cache."""
 _VOCABULARY = 1024
 _POSITIONS = 512
 
@@ -83,45 +89,59 @@ def train_adapter(
     torch.manual_seed(sum(word.encode()))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     fields = {"r": 8, "lora_alpha": 16, "target_modules": list(EVERY_LINEAR), "task_type": "CAUSAL_LM"} | lora
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**fields))
+    with _without_warnings():
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**fields))
     lines = [f"{sentence} {' '.join([word] * 12)}" for sentence in _SENTENCES]
     _train(model, tokenizer, lines, steps=steps, learning_rate=1e-2)
     model.peft_config["default"].base_model_name_or_path = BASE_NAME
     model.save_pretrained(directory, save_embedding_layers=False)
     if weights:
-        _scale(directory, weights)
+        change_tensors(
+            directory,
+            lambda name, tensor: {
+                name: tensor * next((factor for end, factor in weights.items() if name.endswith(end)), 1.0)
+            },
+        )
     return directory
 
 
-def log_probabilities(base: Path, adapter: Path | None, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
-    """What PEFT gives for each token of an answer to a prompt: natural logarithms."""
-    model: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if adapter:
-        model = PeftModel.from_pretrained(model, str(adapter))
-    model.eval()
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].float()
-    ahead = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
-    return [ahead[at, token].item() for at, token in enumerate(answer)]
+class Reference:
+    """What PEFT answers.
+
+    Args:
+        base: directory of the base model.
+        adapter: directory of an adapter; None: the base alone.
+    """
+
+    def __init__(self, base: Path, adapter: Path | None) -> None:
+        with _without_warnings():
+            model: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+            self._model = (PeftModel.from_pretrained(model, str(adapter)) if adapter else model).eval()
+        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+
+    def answer(self, prompt: str, *, tokens: int) -> tuple[str, list[int], float]:
+        """The greedy answer: its text, its tokens, and the sum of the natural logarithms of their probabilities."""
+        said: list[int] = self._tokenizer(prompt)["input_ids"]
+        asked, total = len(said), 0.0
+        with torch.inference_mode():
+            for _ in range(tokens):
+                ahead = torch.log_softmax(self._model(input_ids=torch.tensor([said])).logits[0, -1].float(), dim=-1)
+                said.append(int(ahead.argmax()))
+                total += float(ahead.max())
+        return self._tokenizer.decode(said[asked:]), said[asked:], total
 
 
-def greedy(base: Path, adapter: Path | None, prompt: Sequence[int], *, tokens: int) -> list[int]:
-    """The tokens that PEFT goes on with when it always takes the likeliest."""
-    model: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if adapter:
-        model = PeftModel.from_pretrained(model, str(adapter))
-    model.eval()
-    said = list(prompt)
-    with torch.inference_mode():
-        for _ in range(tokens):
-            said.append(int(model(input_ids=torch.tensor([said])).logits[0, -1].argmax()))
-    return said[len(prompt) :]
+def vary(adapter: Path, to: Path, number: int) -> Path:
+    """Copy an adapter and change it by a hair, so that its bytes are its own."""
+    shutil.copytree(adapter, to)
 
+    def change(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        changed = tensor.clone()
+        changed.view(-1)[0] += 1e-6 * number
+        return {name: changed}
 
-def tokens_of(base: Path, text: str) -> list[int]:
-    """The text's tokens."""
-    found: list[int] = PreTrainedTokenizerFast.from_pretrained(base)(text)["input_ids"]
-    return found
+    change_tensors(to, change)
+    return to
 
 
 def rewrite_config(adapter: Path, **changes: Any) -> Path:
@@ -158,11 +178,17 @@ def _train(model: Any, tokenizer: Any, lines: Sequence[str], *, steps: int, lear
         optimizer.zero_grad()
 
 
-def _scale(directory: Path, weights: Mapping[str, float]) -> None:
-    from safetensors.torch import load_file, save_file
-
+def change_tensors(directory: Path, change: Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]]) -> Path:
+    """Write other tensors for each tensor of an adapter."""
     path = directory / "adapter_model.safetensors"
-    tensors = load_file(path)
-    for ending, factor in weights.items():
-        tensors |= {name: tensor * factor for name, tensor in tensors.items() if name.endswith(ending)}
-    save_file(tensors, path, metadata={"format": "pt"})
+    tensors = {new: tensor for name, old in load_file(path).items() for new, tensor in change(name, old).items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    return directory
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """PEFT 0.21 uses what transformers 5 calls by another name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

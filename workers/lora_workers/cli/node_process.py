@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,7 @@ def node(
     """
     require("node")
     start_logging(log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
     from lora_workers.node.agent import Agent
     from lora_workers.node.drivers import open_driver
     from lora_workers.node.lookup import LazyOrigin

@@ -22,16 +22,17 @@ class EngineHttp:
     Args:
         url: where it answers.
         api_key: bearer token; empty: none.
+        transport: how requests travel; None: over the network.
 
     Raises:
         Configuration: the URL is not one of HTTP.
     """
 
-    def __init__(self, url: str, *, api_key: str = "") -> None:
+    def __init__(self, url: str, *, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise Configuration(f"engine URL {url[:200]!r} does not begin with http:// or https://")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S)
+        self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S, transport=transport)
 
     def get(self, path: str) -> httpx.Response:
         """Ask for something.

@@ -7,6 +7,7 @@
     allocate    stages/allocate.py  the request can be met; it gets its `lora_int_id`
     resolve     stages/resolve.py   the two files are found and pinned
     validate    stages/validate.py  copied once, judged, kept under their digest
+    canary      stages/canary.py    where the base model has an engine for it: loaded, asked, unloaded
     publish     stages/publish.py   one script: version, alias, announcements, outcome
     announce    announcements.py    the messages, and the view of the catalog that they add up to
     subscribe   subscriber.py       a serving node hears each change once and in order
@@ -14,7 +15,7 @@
 
 Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), names.py, findings.py,
 errors.py, settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is
-listed in all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, node_codes.py,
+listed in all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, canary_codes.py, node_codes.py,
 engine_codes.py).
 
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with

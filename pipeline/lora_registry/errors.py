@@ -105,11 +105,25 @@ class QueueFull(Transient):
     remedy = "Start more workers or wait; the limit is LORA_REGISTRY_MAX_QUEUED_EVENTS."
 
 
+class CanaryEngineUnfit(Transient):
+    """The canary engine is out of reach, unwell, or not set up for this."""
+
+    code = "CANARY_ENGINE_UNFIT"
+    remedy = "Look at the engine and its log, and at LORA_REGISTRY_CANARY_ENGINES of the canary workers."
+
+
 class LeaseLost(RegistryError):
     """Another worker owns this registration now."""
 
     code = "LEASE_LOST"
     remedy = "Nothing: the other worker finishes it."
+
+
+class EngineBusy(LeaseLost):
+    """The canary engine tries another candidate; the registration was given back, at no cost."""
+
+    code = "ENGINE_BUSY"
+    remedy = "Nothing: it is due again in a moment."
 
 
 class AnnouncementGap(RegistryError):

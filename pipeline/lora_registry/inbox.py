@@ -161,6 +161,8 @@ class Inbox:
             return 0
         accepted = command(self._redis, "HGETALL", self._keys.accepted(registration_id))
         stage, fields = _ledger_fields(accepted)
+        if fields["base_model"] in self._settings.canary_engines:
+            fields["canary"] = 1
         return int(
             scripts.call(
                 self._redis,

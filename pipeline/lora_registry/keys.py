@@ -91,6 +91,10 @@ class Keys:
         """Sorted set: digests that a garbage collection is removing, by the time of its claim (microseconds)."""
         return f"{self.ledger}:removing"
 
+    def canary_engine(self, engine_id: str) -> str:
+        """String: `<registration id> <epoch>` of the candidate that has a canary engine."""
+        return f"{self.ledger}:engine:{engine_id}"
+
     # The catalog
     @property
     def catalog(self) -> str:

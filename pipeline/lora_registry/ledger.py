@@ -8,7 +8,7 @@ losing them costs a sweep interval, never a registration.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import redis
 
 from lora_registry import codes, scripts
 from lora_registry.connection import command, redis_errors
-from lora_registry.errors import ArtifactBusy, LeaseLost, NotFound, Rejected, ServerNotAdmitted
+from lora_registry.errors import ArtifactBusy, EngineBusy, LeaseLost, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.findings import Finding
 from lora_registry.keys import Keys
 from lora_registry.registrations import Outcome, Registration, dump_findings, parse_registration
@@ -26,6 +26,10 @@ from lora_registry.stages import BATCH, STATE_AFTER, Stage, after
 _US_PER_S = 1_000_000
 REMOVAL_S: Final = 600.0
 """How long a garbage collection's claim on one artifact stands: ten times what it takes itself for it at most."""
+_ENGINE_PAUSE_S = 0.5
+"""How long a registration waits whose canary engine is busy."""
+_PASS_OVER_AT_MOST = 1000
+"""Registrations of one namespace that one sweep hands on, so that the script stays short."""
 _LIST_DEAD_LETTERS = "List them with `lora-registry dead-letters list`."
 
 
@@ -37,6 +41,11 @@ class Lease:
     stage: Stage
     epoch: int
     owner: str
+
+    @property
+    def following(self) -> Stage | None:
+        """The stage that the registration passes next; None after the last."""
+        return after(self.stage, canary=self.registration.is_tried)
 
 
 @dataclass(frozen=True)
@@ -182,9 +191,8 @@ class Ledger:
             LeaseLost: another worker owns the registration; nothing was written.
             RedisUnavailable: the server is out of reach.
         """
-        following = after(lease.stage)
         supersede = lease.stage is Stage.VALIDATE and lease.registration.fields.get("supersede") == "1"
-        return self._end_stage(lease, STATE_AFTER[lease.stage], fields, following=following, supersede=supersede)
+        return self._end_stage(lease, STATE_AFTER[lease.stage], fields, following=lease.following, supersede=supersede)
 
     def finish(self, lease: Lease, outcome: Outcome, findings: tuple[Finding, ...] = ()) -> None:
         """End the registration with `outcome`.
@@ -260,6 +268,44 @@ class Ledger:
         )
         if not held:
             raise LeaseLost
+
+    def hold_engine(self, lease: Lease, engine_id: str) -> None:
+        """Have a canary engine to oneself for as long as the lease lasts.
+
+        Raises:
+            EngineBusy: another registration has it; this one was given back and is due again in a moment.
+            LeaseLost: another worker owns the registration.
+            RedisUnavailable: the server is out of reach.
+        """
+        registration_id = lease.registration.id
+        answer = scripts.call(
+            self._redis,
+            "hold_engine",
+            keys=[self._keys.canary_engine(engine_id), self._keys.registration(registration_id)],
+            args=[*self._lease_arguments(lease), int(_ENGINE_PAUSE_S * _US_PER_S)],
+        )
+        if answer != "held":
+            raise EngineBusy if answer == "busy" else LeaseLost
+
+    def pass_over(self, stage: Stage, *, stays: Collection[str]) -> int:
+        """Hand on what is due in an optional stage, except registrations for the base models `stays`.
+
+        Returns:
+            Number of wake-ups to send to the stage after it.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        following = after(stage)
+        assert following  # noqa: S101 - the last stage is for all
+        return int(
+            scripts.call(
+                self._redis,
+                "pass_over",
+                keys=[f"{self._keys.ledger}:turns:{stage}"],
+                args=[self._keys.prefix, stage, following, BATCH[following], _PASS_OVER_AT_MOST, *stays],
+            )
+        )
 
     def sweep(self, stage: Stage) -> int:
         """Look after a stage: presume long unanswered wake-ups lost, trim old dead letters.

@@ -54,6 +54,11 @@ NODE_ENGINE_REFUSED = error(
     "The engine is healthy and refuses the adapter.",
     "Read the engine's words in the reason; describe the engine to the registry in a profile (--profile).",
 )
+NODE_ENGINE_BLIND = error(
+    "NODE_ENGINE_BLIND",
+    "The engine finds no adapter at the path where the files are.",
+    "Let the engine see the cache directory under the same path, and read it.",
+)
 NODE_NOT_LISTED = error(
     "NODE_NOT_LISTED",
     "The engine said that it loaded the adapter, and does not list it under its name and path.",

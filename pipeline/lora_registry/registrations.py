@@ -68,6 +68,11 @@ class Registration:
         return dict(json.loads(self.fields.get("labels", "{}")))
 
     @property
+    def is_tried(self) -> bool:
+        """Whether it passes the canary stage: the dispatcher said so when it took it into the ledger."""
+        return self.fields.get("canary") == "1"
+
+    @property
     def metadata(self) -> dict[str, str]:
         """Metadata asked for."""
         return dict(json.loads(self.fields.get("metadata", "{}")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from lora_registry.errors import Configuration
 from lora_registry.events import describe_validation_error
 
 SECONDS_PER_DAY = 86_400
+_CANARY_ENGINE = re.compile(r"(vllm|sglang)@https?://[^\s,@]+")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -84,8 +86,33 @@ class Settings(BaseSettings):
     where torch is installed; a worker of its own refuses to start without it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What they compute on; auto: a GPU where there is one."""
+    canary_engines: Annotated[dict[str, str], NoDecode] = {}
+    """Engines that try candidates before they are published: BASE=vllm@URL or BASE=sglang@URL, by commas."""
+    canary_prompts: Path | None = None
+    """File of what they are asked, a prompt on each line; None: a few built-in ones."""
+    canary_directory: Path | None = None
+    """Where canary workers put candidates for them; they see it under the same path. None: they see the artifact
+    store, a directory, under the same path."""
+    canary_api_key_file: Path | None = None
+    """File with the bearer token that they ask for; None: none."""
     engine_profiles: Annotated[tuple[str, ...], NoDecode] = ()
     """Nodes that every adapter is judged for: names of built-in engine profiles, or paths of JSON files, by commas."""
+
+    @field_validator("canary_engines", mode="before")
+    @classmethod
+    def _split_engines(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        pairs = [pair.strip().partition("=") for pair in given.split(",") if pair.strip()]
+        return {base: engine for base, _, engine in pairs}
+
+    @field_validator("canary_engines")
+    @classmethod
+    def _check_engines(cls, engines: dict[str, str]) -> dict[str, str]:
+        for base, engine in engines.items():
+            if not base or not _CANARY_ENGINE.fullmatch(engine):
+                raise ValueError("write BASE=vllm@URL or BASE=sglang@URL, separated by ','")
+        return engines
 
     @field_validator("engine_profiles", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from lora_registry.errors import LeaseLost, RegistryError, Rejected, Transient
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.registrations import Outcome
-from lora_registry.stages import Stage, after
+from lora_registry.stages import Stage
 
 Perform = Callable[[Lease], Mapping[str, str | int] | None]
 """A stage's function: returns what later stages need, or None if it ended the registration itself."""
@@ -39,7 +39,7 @@ def work(
     """
     deadline = time.monotonic() + budget_s
     done, woken = 0, True
-    held = _HeldWakeUps(after(stage), wake)
+    held = _HeldWakeUps(wake)
     try:
         while True:
             claim = ledger.claim(stage, owner=owner, woken=woken)
@@ -50,7 +50,7 @@ def work(
             with keeper.keep(claim.leases):
                 for place, lease in enumerate(claim.leases, start=1):
                     is_last = place == len(claim.leases) and not claim.more_due
-                    held.add(_work_on(lease, perform, ledger), hold=not is_last)
+                    held.add(lease.following, _work_on(lease, perform, ledger), hold=not is_last)
             done += len(claim.leases)
             woken = False
             if time.monotonic() > deadline:
@@ -61,23 +61,23 @@ def work(
 
 
 class _HeldWakeUps:
-    """Wake-ups for the next stage that are not sent yet.
+    """Wake-ups for the next stages that are not sent yet.
 
     A timer sends them, not the next look of the worker: what it works on next may take minutes.
     """
 
-    def __init__(self, stage: Stage | None, wake: Wake) -> None:
-        self._stage = stage
+    def __init__(self, wake: Wake) -> None:
         self._wake = wake
-        self._count = 0
+        self._counts: dict[Stage, int] = {}
         self._changed = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def add(self, count: int, *, hold: bool) -> None:
-        """Add `count`; send all now, or `HOLD_S` after the first of them."""
+    def add(self, stage: Stage | None, count: int, *, hold: bool) -> None:
+        """Add `count` for `stage`; send all now, or `HOLD_S` after the first of them."""
         with self._changed:
-            self._count += count
-            if hold and self._count and self._timer is None:
+            if stage and count:
+                self._counts[stage] = self._counts.get(stage, 0) + count
+            if hold and self._counts and self._timer is None:
                 self._timer = threading.Timer(HOLD_S, self.send)
                 self._timer.daemon = True
                 self._timer.start()
@@ -87,12 +87,12 @@ class _HeldWakeUps:
     def send(self) -> None:
         """Send what is held."""
         with self._changed:
-            count, self._count = self._count, 0
+            counts, self._counts = self._counts, {}
             if self._timer:
                 self._timer.cancel()
                 self._timer = None
-        if count and self._stage:
-            self._wake(self._stage, count)
+        for stage, count in counts.items():
+            self._wake(stage, count)
 
 
 def _leave(stage: Stage, ledger: Ledger, wake: Wake, owner: str) -> None:

@@ -84,6 +84,8 @@ class Dispatcher:
         if is_new:
             logger.warning("admitted a new server; generation %s", generation)
             self._inbox.forget_consumers()
+        passed = self._ledger.pass_over(Stage.CANARY, stays=self._settings.canary_engines)
+        self._wake(Stage.PUBLISH, passed)
         for stage in ORDER:
             self._wake(stage, self._ledger.sweep(stage))
         return self._inbox.take_over(self._consumer, idle_s=_TAKE_OVER_IDLE_S)

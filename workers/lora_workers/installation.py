@@ -16,7 +16,7 @@ from lora_registry.connection import connect
 from lora_registry.errors import Configuration, RegistryError
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
-from lora_registry.stages import ORDER, Stage
+from lora_registry.stages import Stage, path
 from lora_workers import processes
 from lora_workers.embedded import EmbeddedValkey
 from lora_workers.supervisor import Child, Supervisor
@@ -46,12 +46,17 @@ class Staffing:
     def children(self, settings: Settings) -> list[Child]:
         """The processes to run, dispatcher first."""
         children = [self._child("dispatcher", ["dispatcher"], settings)]
-        for stage in ORDER:
-            for number in range(self.validate_workers if stage is Stage.VALIDATE else self.workers):
+        for stage in path(canary=bool(settings.canary_engines)):
+            for number in range(self._count(stage, settings)):
                 child = self._child(f"{stage} worker {number + 1}", ["worker", "--queues", stage.value], settings)
                 child.stages = (stage,)
                 children.append(child)
         return children
+
+    def _count(self, stage: Stage, settings: Settings) -> int:
+        if stage is Stage.CANARY:
+            return len(set(settings.canary_engines.values()))  # an engine takes one candidate at a time
+        return self.validate_workers if stage is Stage.VALIDATE else self.workers
 
     def _child(self, name: str, arguments: list[str], settings: Settings) -> Child:
         command = [sys.executable, "-m", "lora_workers", *arguments, "--log-level", self.log_level]
@@ -69,6 +74,7 @@ class Installation:
 
     def __init__(self, settings: Settings, *, server: EmbeddedValkey | None, staffing: Staffing) -> None:
         self._server = server
+        self._stages = path(canary=bool(settings.canary_engines))
         self._ledger = Ledger(connect(settings.redis_url, name="lora-supervisor"), settings)
         self._supervisor = Supervisor(
             staffing.children(settings), ledger=self._ledger, stall_timeout_s=settings.stall_timeout_s
@@ -99,7 +105,7 @@ class Installation:
             RedisUnavailable: the server is out of reach.
         """
         deadline = time.monotonic() + within_s
-        while not all(self._ledger.pulse(stage).slots for stage in ORDER):
+        while not all(self._ledger.pulse(stage).slots for stage in self._stages):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_RECHECK_S)
@@ -154,6 +160,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         raise Configuration("LORA_REGISTRY_SOURCE_ROOTS: a directory's name holds a ':', which separates them")
     values = settings.model_dump(mode="json")
     values["source_roots"] = ":".join(values["source_roots"])
+    values["canary_engines"] = ",".join(f"{base}={engine}" for base, engine in values["canary_engines"].items())
     values["engine_profiles"] = ",".join(values["engine_profiles"])
     return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in values.items()}
 

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 
 import redis
@@ -18,11 +18,12 @@ from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
 from lora_registry.engine_profiles import find_profiles
 from lora_registry.leases import LeaseKeeper
-from lora_registry.ledger import Ledger
+from lora_registry.ledger import Lease, Ledger
 from lora_registry.numeric_report import NumericPass, StartNumericPass
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
 from lora_registry.stages.allocate import allocate
+from lora_registry.stages.canary import canary
 from lora_registry.stages.publish import publish
 from lora_registry.stages.resolve import resolve
 from lora_registry.stages.validate import validate
@@ -76,6 +77,7 @@ class Station:
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
             Stage.RESOLVE: partial(resolve, source=source),
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store, ledger=ledger),
+            Stage.CANARY: self._try_on_engine,
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }
 
@@ -88,6 +90,16 @@ class Station:
         from lora_workers.numeric.numeric_pass import NumericChecks
 
         return NumericChecks(self._settings.device, index=child_number())
+
+    def _try_on_engine(self, lease: Lease) -> Mapping[str, str | int] | None:
+        return self._canary(lease)
+
+    @cached_property
+    def _canary(self) -> Perform:
+        from lora_workers.canary_engines import open_canary_engines, read_prompts  # httpx, for canary workers only
+
+        engines, prompts = open_canary_engines(self._settings), read_prompts(self._settings)
+        return partial(canary, ledger=self._ledger, engines=engines, prompts=prompts)
 
     @cached_property
     def _ledger(self) -> Ledger:

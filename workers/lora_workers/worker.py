@@ -20,6 +20,7 @@ from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
 from lora_workers.celery_app import make_app, spawn_children
+from lora_workers.extras import require
 from lora_workers.numeric_needs import count_gpus, require_numeric
 from lora_workers.processes import die_with_parent
 from lora_workers.tasks import Around, Station, rebuild_app, register_tasks
@@ -47,10 +48,12 @@ def run_worker(
         Exit code for the process.
 
     Raises:
-        Configuration: an engine profile cannot be read.
-        MissingExtra: a validate worker has no torch, and numeric validation is not switched off.
+        Configuration: an engine profile cannot be read, or a canary worker cannot use its settings.
+        MissingExtra: a canary worker has no httpx, or a validate worker has no torch, and numeric validation is not
+            switched off.
     """
     find_profiles(settings.engine_profiles)  # what is wrong with them is said before anything starts
+    _check_canary(settings, stages)
     app = make_app(settings)
     register_tasks(app, Station(app, settings, around=around))
     gpus = _count_gpus(settings, stages)
@@ -65,6 +68,14 @@ def run_worker(
     # Soft shutdown: give running tasks a while, then put their messages back. Source: celery 5.7, REMAP_SIGTERM.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
     return _run(app, stages, concurrency)
+
+
+def _check_canary(settings: Settings, stages: Sequence[Stage]) -> None:
+    if Stage.CANARY in stages and settings.canary_engines:
+        require("node")
+        from lora_workers.canary_engines import check_canary
+
+        check_canary(settings)
 
 
 def _count_gpus(settings: Settings, stages: Sequence[Stage]) -> int:

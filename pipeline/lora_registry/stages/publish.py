@@ -1,4 +1,4 @@
-"""Stage 4, publish: one script makes the version visible, moves the alias, announces, and ends the registration."""
+"""Stage 5, publish: one script makes the version visible, moves the alias, announces, and ends the registration."""
 
 from __future__ import annotations
 

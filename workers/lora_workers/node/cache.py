@@ -101,6 +101,15 @@ class Cache:
             return {f"sha256:{path.name}" for path in (self.root / "sha256").iterdir()}
         return set()
 
+    def remove(self, digest: str) -> None:
+        """Remove an artifact that no engine knows any more.
+
+        Raises:
+            NodeFailure: the cache cannot be written.
+        """
+        with _cache_errors(), suppress(FileNotFoundError):
+            self._remove(self.path(digest))
+
     # What a served name stands for
 
     def remember(self, record: VersionRecord) -> None:

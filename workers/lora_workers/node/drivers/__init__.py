@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lora_registry.errors import Configuration
+from lora_registry.stages.canary import Answer
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Close connections."""
+
+
+class AnsweringDriver(Driver, Protocol):
+    """A driver of an engine that answers with log-probabilities, as the canary check asks."""
+
+    def answer(self, served_name: str | None, prompt: str, *, max_tokens: int) -> Answer:
+        """The greedy completion by an adapter, or by the base model."""
 
 
 def driver_names() -> list[str]:

@@ -109,6 +109,11 @@ class EngineHttp:
             ) from error
 
 
+def as_logprob(told: object) -> float:
+    """A log-probability as an engine tells it; NaN if it is no number."""
+    return float(told) if isinstance(told, (int, float)) else float("nan")
+
+
 def words_of(response: httpx.Response) -> str:
     """The engine's own words: its status, and the message inside whatever envelope it uses."""
     try:

@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 
 from lora_registry import node_codes as codes
+from lora_registry.stages.canary import Answer
 from lora_workers.node.drivers import EngineDescription
-from lora_workers.node.drivers._http import EngineHttp, words_of
+from lora_workers.node.drivers._http import EngineHttp, as_logprob, words_of
 from lora_workers.node.failures import NodeFailure
 
 _ONE_TOKEN = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
@@ -76,6 +77,19 @@ class SglangDriver:
         response = self._http.answers({"lora_path": served_name} | _ONE_TOKEN, path="/generate")
         if response.status_code != httpx.codes.OK:
             raise NodeFailure(codes.NODE_PROBE_FAILED, f"SGLang: {words_of(response)}", may_pass=True)
+
+    def answer(self, served_name: str | None, prompt: str, *, max_tokens: int) -> Answer:
+        """See `AnsweringDriver`. What is no number is written as null.
+
+        Source: SGLang 0.5.23, sglang/srt/managers/tokenizer_manager.py (output_token_logprobs: [logprob, id, text]).
+        """
+        sampling = {"max_new_tokens": max_tokens, "temperature": 0}
+        asked: dict[str, Any] = {"text": prompt, "sampling_params": sampling, "return_logprob": True}
+        response = self._http.answers(asked | ({"lora_path": served_name} if served_name else {}), path="/generate")
+        if response.status_code != httpx.codes.OK:
+            raise NodeFailure(codes.NODE_PROBE_FAILED, f"SGLang: {words_of(response)}", may_pass=True)
+        told = response.json()["meta_info"]["output_token_logprobs"]
+        return Answer(tuple(str(each[1]) for each in told), tuple(as_logprob(each[0]) for each in told))
 
     def close(self) -> None:
         """See `Driver`."""

@@ -10,8 +10,9 @@ import re
 import httpx
 
 from lora_registry import node_codes as codes
+from lora_registry.stages.canary import Answer
 from lora_workers.node.drivers import EngineDescription
-from lora_workers.node.drivers._http import EngineHttp, words_of
+from lora_workers.node.drivers._http import EngineHttp, as_logprob, words_of
 from lora_workers.node.failures import NodeFailure
 
 _RUNNING = re.compile(
@@ -19,6 +20,8 @@ _RUNNING = re.compile(
 )
 """One line for each set of adapters that ever ran together; its value is when that was. Source: vLLM 0.32.0,
 vllm/v1/metrics/loggers.py:1220-1236 (set_to_current_time)."""
+_NO_NUMBERS = "Out of range float values"
+"""Source: vLLM 0.32.0, seen: the message of Python's json.dumps(allow_nan=False)."""
 _ONE_TOKEN = {"prompt": [0], "max_tokens": 1, "temperature": 0}
 """A token and no text: it passes by the tokenizer."""
 
@@ -55,6 +58,8 @@ class VllmDriver:
             return
         if _is_missing_route(response):
             raise NodeFailure(codes.NODE_ENGINE_CLOSED, may_pass=False)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise NodeFailure(codes.NODE_ENGINE_BLIND, f"vLLM: {words_of(response)}", may_pass=True)
         if not self._answers_without_adapter():
             raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, words_of(response), may_pass=True)
         raise NodeFailure(codes.NODE_ENGINE_REFUSED, f"vLLM: {words_of(response)}", may_pass=False)
@@ -71,6 +76,18 @@ class VllmDriver:
         response = self._http.answers({"model": served_name} | _ONE_TOKEN)
         if response.status_code != httpx.codes.OK:
             raise NodeFailure(codes.NODE_PROBE_FAILED, f"vLLM: {words_of(response)}", may_pass=True)
+
+    def answer(self, served_name: str | None, prompt: str, *, max_tokens: int) -> Answer:
+        """See `AnsweringDriver`. What is no number cannot be written as JSON, so vLLM answers 400."""
+        model = served_name or self._http.base_model()
+        asked = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 0}
+        response = self._http.answers(asked)
+        if response.status_code == httpx.codes.BAD_REQUEST and _NO_NUMBERS in response.text:
+            return Answer((), ())
+        if response.status_code != httpx.codes.OK:
+            raise NodeFailure(codes.NODE_PROBE_FAILED, f"vLLM: {words_of(response)}", may_pass=True)
+        told = response.json()["choices"][0]["logprobs"]
+        return Answer(tuple(told["tokens"]), tuple(as_logprob(each) for each in told["token_logprobs"]))
 
     def close(self) -> None:
         """See `Driver`."""

@@ -18,7 +18,7 @@ import redis
 from lora_registry.client import RegistrationClient
 from lora_registry.keys import Keys
 from lora_registry.ledger import Ledger
-from lora_registry.stages import ORDER
+from lora_registry.stages import ALWAYS
 from tests.benchmarks.bare_pipeline import CHANNEL, QUEUES, make_bare_app, send
 from tests.benchmarks.figures import Figure, of_rounds, percentile
 from tests.benchmarks.small_adapters import BASE, base_profile, write_adapters
@@ -33,7 +33,7 @@ def run(stand: Stand) -> list[Figure]:
     """Throughput of bursts, then latency at low load."""
     settings = stand.settings(_PREFIX)
     stand.start("lora_workers", "dispatcher", settings=settings)
-    for stage in ORDER:
+    for stage in ALWAYS:
         stand.start("lora_workers", "worker", "--queues", stage.value, settings=settings)
     for queue in QUEUES:
         stand.start("tests.benchmarks.bare_pipeline", stand.url, queue)
@@ -121,7 +121,7 @@ class _Ours(_Side):
         self._publisher.catalog.add_base(base_profile())
         _wait_for(lambda: bool(self._client.exists(self._keys.server)))  # the dispatcher has admitted it
         ledger = Ledger(self._client, settings)
-        _wait_for(lambda: all(ledger.pulse(stage).slots for stage in ORDER))
+        _wait_for(lambda: all(ledger.pulse(stage).slots for stage in ALWAYS))
 
     def prepare(self, count: int) -> list[Callable[[], str]]:
         names = [f"adapter-{self._made + number}" for number in range(count)]

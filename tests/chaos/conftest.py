@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_registry.stages import ORDER
+from lora_registry.stages import ALWAYS
 from lora_workers.embedded import EmbeddedValkey
 from tests.helpers.keys import leaked_keys
 from tests.helpers.servers import remove_keys, start_server
@@ -33,7 +33,7 @@ def running_stack(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
     prefix, directory = f"{{test-{secrets.token_hex(6)}}}", tmp_path_factory.mktemp("stack")
     stack = Stack(make_settings(server_url, directory, key_prefix=prefix), directory)
     stack.dispatchers()
-    for stage in ORDER:
+    for stage in ALWAYS:
         stack.worker(stage)
     follower = stack.follower()
     yield stack

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_registry.errors import RedisUnavailable, ServerNotAdmitted
 from lora_registry.registrations import Outcome, Registration
-from lora_registry.stages import ORDER, Stage
+from lora_registry.stages import ALWAYS, Stage
 from lora_workers.embedded import EmbeddedValkey
 from tests.helpers.registry import BASE
 from tests.helpers.servers import start_server
@@ -21,7 +21,7 @@ from tests.helpers.stack import Stack, check_promises
 def start(stack: Stack) -> None:
     """One dispatcher and one worker for each stage."""
     stack.dispatchers()
-    for stage in ORDER:
+    for stage in ALWAYS:
         stack.worker(stage)
 
 

@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 
 from lora_registry.registrations import Outcome
-from lora_registry.stages import ORDER
+from lora_registry.stages import ALWAYS
 from tests.helpers.adapters_on_disk import copy_adapter
 from tests.helpers.registry import BASE
 from tests.helpers.stack import Stack, check_promises, environment_of
@@ -25,7 +25,7 @@ def test_1000_registrations_by_8_publishers(stack: Stack) -> None:
     """
     contents = [str(copy_adapter(stack.sources / f"content-{number}", variant=number)) for number in range(1, 101)]
     stack.dispatchers(2)
-    for stage in ORDER:
+    for stage in ALWAYS:
         stack.worker(stage, concurrency=2)
     follower = stack.follower()
     publishers = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_registry.registrations import Outcome
-from lora_registry.stages import ORDER
+from lora_registry.stages import ALWAYS
 from lora_workers import processes
 from lora_workers.supervisor import Child, Supervisor
 from tests.helpers.stack import Stack, environment_of
@@ -31,7 +31,7 @@ def supervise(stack: Stack) -> Iterator[Supervise]:
         supervisor.start()
         if child.stages:
             # A start that takes longer than the stall timeout of these tests would look like a stall.
-            wait_until(lambda: stack.registry.ledger.pulse(ORDER[-1]).slots, what="a worker that consumes")
+            wait_until(lambda: stack.registry.ledger.pulse(ALWAYS[-1]).slots, what="a worker that consumes")
         return supervisor
 
     yield start
@@ -45,7 +45,7 @@ def worker_child(stack: Stack) -> Child:
     """A worker of all stages."""
     command = [sys.executable, "-m", "tests.helpers.worker_process", "worker", "--directory", str(stack.notes)]
     return Child(
-        "worker", command, stages=ORDER, environment=environment_of(stack.settings), log=stack.directory / "worker.log"
+        "worker", command, stages=ALWAYS, environment=environment_of(stack.settings), log=stack.directory / "worker.log"
     )
 
 
@@ -97,7 +97,7 @@ def test_idle_workers_are_left_alone(stack: Stack, supervise: Supervise) -> None
     wait_for_published(stack, supervisor, stack.submit("before"))
     quiet_s = 2 * STALL_TIMEOUT_S
     wait_until(
-        lambda: (stack.registry.ledger.pulse(ORDER[-1]).since_claim_s or 0) > quiet_s,
+        lambda: (stack.registry.ledger.pulse(ALWAYS[-1]).since_claim_s or 0) > quiet_s,
         what=f"{quiet_s:g} s without a claim",
         meanwhile=supervisor.look,
     )
@@ -111,7 +111,7 @@ def test_busy_worker_is_left_alone(stack: Stack, supervise: Supervise) -> None:
     supervisor = supervise(child)
     slow, behind = stack.submit("slow", fault="hold:validate"), stack.submit("behind")
     wait_until(
-        lambda: stack.registry.ledger.pulse(ORDER[-2]).oldest_due_s > 2 * STALL_TIMEOUT_S,
+        lambda: stack.registry.ledger.pulse(ALWAYS[-2]).oldest_due_s > 2 * STALL_TIMEOUT_S,
         what="work that waits behind the slow one",
         meanwhile=supervisor.look,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_registry.registrations import Outcome
-from lora_registry.stages import ORDER, Stage
+from lora_registry.stages import ALWAYS, Stage
 from tests.helpers.stack import Stack, check_promises
 
 
@@ -14,7 +14,7 @@ def test_wake_up_deleted_from_the_broker_in_every_stage(stack: Stack) -> None:
     broker = stack.registry.client
     stack.dispatchers()
     ids = [stack.submit(f"adapter-{number}") for number in range(5)]
-    for stage in ORDER:
+    for stage in ALWAYS:
         stack.wait_until(lambda stage=stage: broker.delete(stack.queue(stage)), what=f"a wake-up of {stage}")  # type: ignore[misc]
         stack.worker(stage)
         stack.wait_until(
@@ -37,7 +37,7 @@ def test_every_message_delivered_twice(stack: Stack) -> None:
     ended = stack.wait_for(ids)
     assert [ended[each].outcome for each in ids] == [Outcome.PUBLISHED] * 24
     assert [ended[each].version for each in ids] == [1 + number // 4 for number in range(24)]
-    assert all(stack.times_worked_on(each, stage) == 1 for each in ids for stage in Stage)
+    assert all(stack.times_worked_on(each, stage) == 1 for each in ids for stage in ALWAYS)
     check_promises(stack, ended, follower=follower)
 
 
@@ -60,7 +60,7 @@ def test_500_in_one_namespace_do_not_delay_5_in_another(stack: Stack) -> None:
     flood = [stack.submit(f"adapter-{number}", source=source, namespace="flood") for number in range(500)]
     few = [stack.submit(f"adapter-{number}", source=source, namespace="small") for number in range(5)]
     stack.wait_until(lambda: stack.registry.inbox.waiting() == 0, what="all dispatched")
-    for stage in ORDER:
+    for stage in ALWAYS:
         stack.worker(stage)
     ended = stack.wait_for(few)
     assert {each.outcome for each in ended.values()} == {Outcome.PUBLISHED}

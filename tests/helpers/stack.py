@@ -19,7 +19,7 @@ from lora_registry.connection import connect
 from lora_registry.errors import RedisUnavailable
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.settings import Settings
-from lora_registry.stages import ORDER, Stage
+from lora_registry.stages import ALWAYS, Stage
 from lora_workers import installation, processes
 from lora_workers.base_models import read_base_profile
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
@@ -120,8 +120,8 @@ class Stack:
         return started
 
     def worker(self, *stages: Stage, concurrency: int = 1, arguments: Sequence[str] = ()) -> Process:
-        """Start a worker of some stages, by default of all."""
-        names = ",".join(stages or ORDER)
+        """Start a worker of some stages, by default of all that every registration passes."""
+        names = ",".join(stages or ALWAYS)
         return self.start("worker", "--stages", names, "--concurrency", str(concurrency), *arguments)
 
     def tend(self) -> None:

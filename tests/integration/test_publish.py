@@ -16,7 +16,7 @@ from lora_registry.errors import Conflict, LeaseLost, NotFound, Rejected, Server
 from lora_registry.inbox import admit
 from lora_registry.names import AdapterName
 from lora_registry.registrations import Outcome
-from lora_registry.stages import Stage
+from lora_registry.stages import ALWAYS, Stage
 from tests.helpers.registry import BASE, Registry, digest_of
 from tests.helpers.waiting import wait_until
 
@@ -373,7 +373,7 @@ def test_admitting_the_same_server_again_changes_nothing(registry: Registry) -> 
     assert registry.register(content="two").lora_int_id == 2
 
 
-@pytest.mark.parametrize("reached", list(Stage))
+@pytest.mark.parametrize("reached", ALWAYS)
 def test_registration_in_flight_is_numbered_anew_under_a_new_server(registry: Registry, reached: Stage) -> None:
     """What was numbered before the restart gets a fresh id and number, in whichever stage it was."""
     each = registry.submit(content="one")

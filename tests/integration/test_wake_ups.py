@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_registry.stages import BATCH, ORDER, Stage
+from lora_registry.stages import ALWAYS, BATCH, Stage
 from tests.helpers.registry import Registry
 from tests.helpers.waiting import wait_until
 
@@ -13,7 +13,7 @@ def test_a_burst_of_1000_events_sends_few_wake_ups(registry: Registry) -> None:
         registry.submit(f"adapter-{number % 10}", content=str(number))
     sent = dict.fromkeys(Stage, 0)
     sent[Stage.ALLOCATE] += registry.dispatch()
-    for stage, following in zip(ORDER, [*ORDER[1:], None], strict=True):
+    for stage, following in zip(ALWAYS, [*ALWAYS[1:], None], strict=True):
         done, woken = 0, True
         while (claim := registry.ledger.claim(stage, owner="worker", woken=woken)).leases:
             woken = False
@@ -70,7 +70,7 @@ def test_lost_wake_up_is_sent_again_by_the_sweep(registry: Registry) -> None:
 def test_nothing_is_sent_for_a_stage_without_due_work(registry: Registry) -> None:
     """An idle registry sends no messages, however often it is swept."""
     registry = registry.with_settings(wake_timeout_s=0.001)
-    assert [registry.ledger.sweep(stage) for stage in ORDER for _ in range(3)] == [0] * 12
+    assert [registry.ledger.sweep(stage) for stage in ALWAYS for _ in range(3)] == [0] * 12
 
 
 def test_overdue_lease_wakes_the_stage(registry: Registry) -> None:

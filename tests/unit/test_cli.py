@@ -28,7 +28,7 @@ from lora_registry.findings import Finding
 from lora_registry.names import AdapterName
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.settings import Settings
-from lora_registry.stages import ORDER, Stage
+from lora_registry.stages import ALWAYS, ORDER, Stage
 from lora_workers.cli.app import app
 from lora_workers.cli.output import exit_code_of_error, exit_code_of_outcome, print_findings, print_registration
 from lora_workers.cli.registering import absolute
@@ -350,7 +350,8 @@ def test_watch_says_each_change_in_one_line() -> None:
 def test_children_read_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `up` hands to its processes in the environment is what it was told."""
     told = Settings(redis_url="unix:///run/v.sock", source_roots=(Path("/a"), Path("/b")), lease_s=12.5, max_attempts=7,
-                    engine_profiles=("vllm", "/etc/a:b.json"))  # fmt: skip
+                    engine_profiles=("vllm", "/etc/a:b.json"),
+                    canary_engines={"acme/llama": "vllm@http://a:1", "tiny": "sglang@https://b"})  # fmt: skip
 
     for name, value in environment_of(told).items():
         monkeypatch.setenv(name, value)
@@ -370,9 +371,18 @@ def test_up_starts_a_dispatcher_and_workers_for_every_stage() -> None:
 
     assert children[0].name == "dispatcher"
     staffed = [stage for child in children for stage in child.stages]
-    assert {stage: staffed.count(stage) for stage in ORDER} == {
-        stage: 3 if stage is Stage.VALIDATE else 1 for stage in ORDER
+    assert {stage: staffed.count(stage) for stage in ORDER if staffed.count(stage)} == {
+        stage: 3 if stage is Stage.VALIDATE else 1 for stage in ALWAYS
     }
+
+
+def test_up_starts_a_canary_worker_for_each_canary_engine() -> None:
+    """Two base models on one engine and one on another: two workers; without engines there is no such stage."""
+    engines = {"one": "vllm@http://a:1", "same": "vllm@http://a:1", "other": "sglang@http://b:1"}
+    children = Staffing().children(Settings(canary_engines=engines))
+
+    assert [child.name for child in children if Stage.CANARY in child.stages] == ["canary worker 1", "canary worker 2"]
+    assert not [child for child in Staffing().children(Settings()) if Stage.CANARY in child.stages]
 
 
 def test_two_registries_never_share_a_data_directory(tmp_path: Path) -> None:

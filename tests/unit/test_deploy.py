@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from lora_registry.settings import Settings
-from lora_registry.stages import ORDER
+from lora_registry.stages import ALWAYS
 from lora_workers.cli.app import app
 from lora_workers.cli.running import _parse_stages
 
@@ -59,7 +59,7 @@ def test_there_is_a_dispatcher_and_a_worker_for_every_stage() -> None:
     parsed = [parse_command(each["command"]) for each in our_services().values()]
     assert [command for command, _ in parsed].count("dispatcher") >= 1
     worked_on = [stage for command, given in parsed if command == "worker" for stage in _parse_stages(given["queues"])]
-    assert sorted(worked_on) == sorted(ORDER)
+    assert sorted(worked_on) == sorted(ALWAYS)
 
 
 @pytest.mark.parametrize("name", our_services())
@@ -74,7 +74,7 @@ def test_services_connect_as_a_user_that_exists(name: str) -> None:
 
 def test_workers_see_the_sources_and_share_the_artifacts() -> None:
     """Every worker mounts the artifact store and, read-only, what it takes adapters from."""
-    for name in ORDER:
+    for name in ALWAYS:
         service = our_services()[name]
         targets = {volume.split("}")[-1].split(":", 1)[1] for volume in service["volumes"]}
         environment = service["environment"]

@@ -90,11 +90,11 @@ def test_a_500_of_a_broken_server_passes(broken: dict[str, tuple[int, Any]]) -> 
 
 
 def test_a_missing_route_is_told_from_missing_files() -> None:
-    """Both are 404: one is how the server was started, the other is the adapter."""
+    """Both are 404: one is how the server was started, the other is what it sees of the disk."""
     assert load(Vllm()).code == "NODE_ENGINE_CLOSED"
     missing = {"error": {"message": "Loading lora bot.v1 failed: No adapter found", "code": 404}}
     vllm = Vllm(**{"v1/load_lora_adapter": (404, missing), "v1/completions": (200, {})})
-    assert load(vllm).code == "NODE_ENGINE_REFUSED"
+    assert load(vllm).code == "NODE_ENGINE_BLIND"
 
 
 def test_an_unload_of_what_is_not_there_is_done() -> None:

@@ -28,7 +28,7 @@ from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import Registration, load_findings, parse_registration
 from lora_registry.report import ValidationReport, Verdict
 from lora_registry.sources import PinnedFile, PinnedSource, Tap
-from lora_registry.stages import BATCH, ORDER, STATE_AFTER, Stage, after
+from lora_registry.stages import ALWAYS, BATCH, ORDER, STATE_AFTER, Stage, after, passed
 from lora_registry.stages.allocate import allocate
 from lora_registry.stages.publish import publish
 from lora_registry.stages.resolve import resolve
@@ -277,13 +277,16 @@ def test_validate_claims_one_at_a_time() -> None:
 
 
 def test_each_stage_is_followed_by_the_next_and_the_last_by_none() -> None:
-    """Following `after` from the first walks the order to its end."""
+    """Following `after` from the first walks the order to its end, past the stages that are not for all."""
     walked, stage = [], ORDER[:1]
     while stage:
         walked.extend(stage)
         following = after(stage[0])
         stage = (following,) if following else ()
-    assert tuple(walked) == ORDER
+    assert tuple(walked) == ALWAYS == passed(canary=False)
+    assert after(Stage.VALIDATE, canary=True) is Stage.CANARY
+    assert after(Stage.CANARY) is after(Stage.VALIDATE) is Stage.PUBLISH
+    assert passed(canary=True) == ORDER
 
 
 # Allocate

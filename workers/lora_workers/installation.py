@@ -16,7 +16,7 @@ from lora_registry.connection import connect
 from lora_registry.errors import Configuration, RegistryError
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
-from lora_registry.stages import Stage, path
+from lora_registry.stages import Stage, passed
 from lora_workers import processes
 from lora_workers.embedded import EmbeddedValkey
 from lora_workers.supervisor import Child, Supervisor
@@ -46,7 +46,7 @@ class Staffing:
     def children(self, settings: Settings) -> list[Child]:
         """The processes to run, dispatcher first."""
         children = [self._child("dispatcher", ["dispatcher"], settings)]
-        for stage in path(canary=bool(settings.canary_engines)):
+        for stage in passed(canary=bool(settings.canary_engines)):
             for number in range(self._count(stage, settings)):
                 child = self._child(f"{stage} worker {number + 1}", ["worker", "--queues", stage.value], settings)
                 child.stages = (stage,)
@@ -74,7 +74,7 @@ class Installation:
 
     def __init__(self, settings: Settings, *, server: EmbeddedValkey | None, staffing: Staffing) -> None:
         self._server = server
-        self._stages = path(canary=bool(settings.canary_engines))
+        self._stages = passed(canary=bool(settings.canary_engines))
         self._ledger = Ledger(connect(settings.redis_url, name="lora-supervisor"), settings)
         self._supervisor = Supervisor(
             staffing.children(settings), ledger=self._ledger, stall_timeout_s=settings.stall_timeout_s
@@ -162,7 +162,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
     values["source_roots"] = ":".join(values["source_roots"])
     values["canary_engines"] = ",".join(f"{base}={engine}" for base, engine in values["canary_engines"].items())
     values["engine_profiles"] = ",".join(values["engine_profiles"])
-    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in values.items()}
+    given = {name: value for name, value in values.items() if value is not None}
+    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in given.items()}
 
 
 @contextmanager

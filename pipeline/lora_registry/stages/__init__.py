@@ -38,7 +38,7 @@ BATCH: dict[Stage, int] = {
 """Registrations that one claim of a stage takes at most."""
 
 
-def path(*, canary: bool) -> tuple[Stage, ...]:
+def passed(*, canary: bool) -> tuple[Stage, ...]:
     """The stages that a registration passes, with or without the canary check."""
     return ORDER if canary else ALWAYS
 

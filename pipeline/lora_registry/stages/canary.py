@@ -66,7 +66,7 @@ class Answer:
 
 
 class CanaryEngine(Protocol):
-    """An engine set apart for candidates. Everything raises Transient when the engine is at fault, not the candidate."""
+    """An engine set apart for candidates. All raise Transient when the engine is at fault, and not the candidate."""
 
     @property
     def id(self) -> str:

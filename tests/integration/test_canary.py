@@ -10,7 +10,7 @@ import pytest
 
 from lora_registry.findings import Severity
 from lora_registry.registrations import Outcome, Registration
-from lora_registry.stages import ALWAYS, Stage
+from lora_registry.stages import ALWAYS, ORDER, Stage
 from lora_registry.stages.canary import CANDIDATE_PREFIX
 from tests.helpers.adapters_on_disk import fill
 from tests.helpers.keys import leaked_keys
@@ -35,14 +35,14 @@ def start(server_url: str, engine: VllmServer, tmp_path: Path) -> Iterator[Start
     """Starts a stack whose base model has the canary engine."""
     prefix, stacks = f"{{test-{secrets.token_hex(6)}}}", []
 
-    def start(*, workers: int = 1, **changes: object) -> Stack:
+    def start(*, more_workers: int = 0, **changes: object) -> Stack:
         engines = {BASE: f"vllm@{engine.url}"}
         fields = {"lease_s": 3.0, "stall_timeout_s": 30.0, "canary_engines": engines} | changes
         stack = Stack(make_settings(server_url, tmp_path, key_prefix=prefix, **fields), tmp_path)
         stacks.append(stack)
         stack.dispatchers()
-        stack.worker()
-        for _ in range(workers):
+        stack.worker(*ORDER)
+        for _ in range(more_workers):
             stack.worker(Stage.CANARY)
         stack.wait_for_slots()
         return stack
@@ -68,7 +68,7 @@ def error_of(registration: Registration) -> tuple[Outcome | None, str, str]:
 
 def test_each_candidate_gets_its_verdict_and_leaves_nothing_behind(start: Start, engine: VllmServer) -> None:
     """Good: published. NaN, no effect, too large for the engine: rejected, in its words. One at a time, none stays."""
-    stack = start(workers=2)
+    stack = start(more_workers=1)
     good, silent, broken = stack.adapter(), stack.adapter(), stack.adapter()
     fill(silent, 0.0, ending="lora_B.weight")
     fill(broken, float("nan"), ending="lora_B.weight")
@@ -198,15 +198,15 @@ def test_without_an_engine_there_is_no_such_stage(server_url: str, tmp_path: Pat
 
 
 def test_registration_whose_engine_was_taken_away_goes_on(start: Start, engine: VllmServer) -> None:
-    """The setting goes while one waits in the stage: dispatchers with the new settings hand it on, and it is published."""
+    """The setting goes while one waits in the stage: a dispatcher with the new settings hands it on."""
     engine.is_up = False
     stack = start(max_attempts=100)
     stuck = stack.submit("stuck-bot")
     stack.wait_until(lambda: stack.client.status(stuck).attempts >= 1, what="a try")
     for each in stack.processes:
-        if each.arguments[0] == "dispatcher" or str(Stage.CANARY) in each.arguments:
-            each.wanted = False
-            each.kill()
+        each.wanted = False
+        each.kill()
     stack.settings = stack.settings.model_copy(update={"canary_engines": {}})
     stack.start("dispatcher")
+    stack.worker(*ALWAYS)
     assert outcome_of(stack, stuck).outcome is Outcome.PUBLISHED

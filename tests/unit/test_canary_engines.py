@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest, Manifest
+from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
 from lora_registry.errors import CanaryEngineUnfit, Configuration
 from lora_registry.settings import Settings, load_settings
 from lora_registry.stages.canary import DEFAULT_PROMPTS
@@ -21,6 +22,7 @@ from lora_workers.node.drivers.sglang import SglangDriver
 from lora_workers.node.drivers.vllm import VllmDriver
 from lora_workers.worker import run_worker
 
+WEIGHTS = FileDigest(hashlib.sha256(b"weights").hexdigest(), 7)
 BASE_CARD = {"id": "base", "root": "/models/base", "parent": None}
 MODELS: dict[str, Any] = {"data": [BASE_CARD]}
 Answers = dict[str, tuple[int, Any]]
@@ -37,12 +39,10 @@ def http(answers: Answers, asked: list[tuple[str, Any]]) -> EngineHttp:
     return EngineHttp("http://engine", transport=httpx.MockTransport(answer))
 
 
-def vllm(
-    answers: Answers, asked: list[tuple[str, Any]] | None = None, *, directory: Path = Path("/store")
-) -> DrivenEngine:
+def vllm(answers: Answers, asked: list[tuple[str, Any]] | None = None) -> DrivenEngine:
     """A canary engine that is a vLLM."""
     driver = VllmDriver(http({"/v1/models": (200, MODELS)} | answers, [] if asked is None else asked))
-    return DrivenEngine("http://engine", driver, StoreShelf(directory))
+    return DrivenEngine("http://engine", driver, StoreShelf(Path("/store")))
 
 
 def sglang(answers: Answers, asked: list[tuple[str, Any]] | None = None) -> DrivenEngine:
@@ -132,7 +132,7 @@ def keep(store: LocalArtifactStore) -> str:
     """Put a small artifact into the store."""
     with store.stage() as staged:
         Path(staged.weights_path).write_bytes(b"weights")
-        return staged.keep(b"{}", FileDigest.of(b"weights"))
+        return staged.keep(b"{}", WEIGHTS)
 
 
 def test_candidates_lie_in_the_store_or_as_copies_that_go_away(tmp_path: Path) -> None:
@@ -150,7 +150,6 @@ def test_candidates_lie_in_the_store_or_as_copies_that_go_away(tmp_path: Path) -
     assert (path / CONFIG_FILE).read_bytes() == b"{}"
     copies.clear()
     assert not path.exists()
-    assert Manifest.of(b"{}", FileDigest.of(b"weights")).digest == digest
 
 
 # Settings
@@ -172,7 +171,7 @@ def test_engines_are_written_by_base_model() -> None:
 def test_what_is_no_canary_engine_is_a_configuration_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said at the start, with the variable's name; passwords do not belong into URLs."""
     monkeypatch.setenv("LORA_REGISTRY_CANARY_ENGINES", text)
-    with pytest.raises(Configuration, match="LORA_REGISTRY_CANARY_ENGINES: .*write BASE="):
+    with pytest.raises(Configuration, match=r"LORA_REGISTRY_CANARY_ENGINES: .*write BASE="):
         load_settings()
 
 
@@ -213,7 +212,7 @@ def test_workers_agree_on_the_name_of_an_engine() -> None:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Authorization headers that were sent; the connection then fails."""
     headers: list[str] = []
 
@@ -222,7 +221,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         raise httpx.ConnectError("refused")
 
     monkeypatch.setattr(httpx.Client, "request", refuse)
-    yield headers
+    return headers
 
 
 def test_api_key_is_sent_and_told_to_nobody(tmp_path: Path, seen: list[str]) -> None:

@@ -33,6 +33,7 @@ from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
 from tests.helpers.nodes import make_info, serve
 from tests.helpers.registry import BASE
 from tests.helpers.stack import environment_of, make_settings
+from tests.helpers.vllm_server import VllmServer, vllm_server
 from tests.helpers.waiting import wait_until
 
 USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
@@ -107,6 +108,13 @@ class Server:
         return str(answer) == "OK"
 
 
+@pytest.fixture
+def canary_engine() -> Iterator[VllmServer]:
+    """What the worker tries candidates on."""
+    with vllm_server() as engine:
+        yield engine
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for this module; where there is none, that is a skip on a laptop and an error in CI."""
@@ -148,13 +156,14 @@ class Processes:
 
 
 def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_role(
-    server: Server, tmp_path: Path
+    server: Server, canary_engine: VllmServer, tmp_path: Path
 ) -> None:
-    """Dispatcher, worker, operator, publisher and node each have what they need: it is published and heard.
+    """Dispatcher, worker, operator, publisher and node each have what they need: it is tried, published and heard.
 
     Nothing that they say in between is a refusal.
     """
-    settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0)
+    engines = {BASE: f"vllm@{canary_engine.url}"}
+    settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0, canary_engines=engines)
     running = Processes(server, settings, tmp_path / "processes.log")
     try:
         running.start("dispatcher", "dispatcher")
@@ -169,6 +178,7 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         assert again == one
         published = client.wait(one, timeout_s=60)
         assert published.outcome is Outcome.PUBLISHED
+        assert Stage.CANARY in published.timings_ms
         operator.move_alias(ADAPTER, "stable", published.version)
         assert client.catalog.versions(ADAPTER)[0].lora_int_id == published.lora_int_id
 

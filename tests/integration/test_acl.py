@@ -170,6 +170,11 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         published = client.wait(one, timeout_s=60)
         assert published.outcome is Outcome.PUBLISHED
         operator.move_alias(ADAPTER, "stable", published.version)
+        nodes = NodeRegistry(server.as_role("node"), settings)
+        nodes.heartbeat(make_info(), digests=[], fresh=True)
+        serve(nodes, "node-1", "support-bot.v1")
+        assert [each.state for each in client.wait_routable("support-bot", timeout_s=60)] == [NodeState.ROUTABLE]
+        assert client.standings("support-bot")[0].reason == ""
         assert client.catalog.versions(ADAPTER)[0].lora_int_id == published.lora_int_id
 
         node = Subscriber(BASE, url=server.url("node")).follow(idle_s=60)

@@ -1,4 +1,4 @@
-"""How versions stand among nodes, waiting for them, and promotion through a gate: nodes are threads that acknowledge."""
+"""How versions stand among nodes, waiting for them, and promotion through a gate; nodes are threads."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ def test_silent_canary_aborts_in_time(registry: Registry) -> None:
     """A node that says nothing holds nothing up for longer than the timeout."""
     promotions = two_versions(registry)
     join(registry, "silent")
-    with pytest.raises(PromotionAborted, match="silent silent.*not moved"):
+    with pytest.raises(PromotionAborted, match=r"silent silent.*not moved"):
         promotions.promote(BOT, 2, "stable", canaries=("silent",), timeout_s=0.1)
     assert registry.version(alias="stable").version == 1
     assert registry.view().directed == {}

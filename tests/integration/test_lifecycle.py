@@ -49,6 +49,8 @@ def test_retired_version_is_gone_from_everything_that_selects(registry: Registry
     assert set(registry.view().versions) == {"default.support-bot.v2"}
     with pytest.raises(NotFound, match="was retired"):
         registry.catalog.version(version(1))
+    with pytest.raises(NotFound, match="was retired"):
+        registry.catalog.move_alias(BOT, "stable", 1)
     with pytest.raises(NotFound, match=r"no version 7$"):
         registry.catalog.version(version(7))
 
@@ -155,6 +157,8 @@ def test_retired_adapter_loses_aliases_before_versions(registry: Registry) -> No
     assert registry.version("other").version == 1
     assert registry.lifecycle.history(BOT, "stable")[0].how is MovedBy.RETIRE
     assert registry.lifecycle.retire_adapter(BOT) == 0
+    with pytest.raises(NotFound, match="no version to follow"):
+        registry.catalog.move_alias(BOT, BOT.name, None)
 
 
 def test_adapter_comes_back_under_new_numbers(registry: Registry) -> None:

@@ -17,10 +17,13 @@ from lora_registry.announcements import Kind
 from lora_registry.catalog import Catalog
 from lora_registry.client import RegistrationClient
 from lora_registry.connection import command, connect
+from lora_registry.engine_profiles import Ruling
 from lora_registry.errors import Configuration
 from lora_registry.inbox import admit
+from lora_registry.kept_traits import parse_traits
 from lora_registry.keys import Keys
 from lora_registry.names import AdapterName
+from lora_registry.node_verdicts import verdict_for_node
 from lora_registry.nodes import NodeRegistry, NodeState
 from lora_registry.registrations import Outcome
 from lora_registry.settings import Settings
@@ -170,6 +173,14 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         published = client.wait(one, timeout_s=60)
         assert published.outcome is Outcome.PUBLISHED
         operator.move_alias(ADAPTER, "stable", published.version)
+        (record,) = client.catalog.versions(ADAPTER)
+        assert parse_traits(record.traits).largest_rank == record.rank
+        assert verdict_for_node(record, make_info(max_lora_rank=record.rank)).verdict is Ruling.ACCEPT
+        nodes = NodeRegistry(server.as_role("node"), settings)
+        nodes.heartbeat(make_info(), digests=[], fresh=True)
+        serve(nodes, "node-1", "support-bot.v1")
+        assert [each.state for each in client.wait_routable("support-bot", timeout_s=60)] == [NodeState.ROUTABLE]
+        assert client.standings("support-bot")[0].reason == ""
         assert client.catalog.versions(ADAPTER)[0].lora_int_id == published.lora_int_id
 
         node = Subscriber(BASE, url=server.url("node")).follow(idle_s=60)

@@ -71,7 +71,9 @@ class Agent:
     """
 
     def __init__(self, options: NodeOptions, settings: Settings, *, driver: Driver, origin: Origin) -> None:
-        describe_node(EngineDescription(options.engine), options)  # what is wrong is said now, not when the engine is up
+        describe_node(
+            EngineDescription(options.engine), options
+        )  # wrong options are said now
         self._options = options
         self._settings = settings
         self._driver = driver

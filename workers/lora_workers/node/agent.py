@@ -71,9 +71,7 @@ class Agent:
     """
 
     def __init__(self, options: NodeOptions, settings: Settings, *, driver: Driver, origin: Origin) -> None:
-        describe_node(
-            EngineDescription(options.engine), options
-        )  # wrong options are said now
+        describe_node(EngineDescription(options.engine), options)  # wrong options are said now
         self._options = options
         self._settings = settings
         self._driver = driver

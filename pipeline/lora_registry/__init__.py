@@ -13,6 +13,11 @@
     subscribe   subscriber.py       a serving node hears each change once and in order
     acknowledge nodes.py            the node says how far it is with each version, and that it lives
 
+What becomes of a version then: lifecycle.py (retire, label, roll back), promotion.py (move an alias through a gate),
+rollout.py (how far it has come among the nodes, and waiting for them), selection.py (selectors, and what a node is to
+hold by its own), named_collections.py, node_verdicts.py (what a node would make of it) and kept_traits.py (which a
+record keeps for that).
+
 Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), names.py, findings.py,
 errors.py, settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is
 listed in all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, canary_codes.py, node_codes.py,

@@ -234,8 +234,7 @@ class Catalog:
             number = AliasTarget.parse(target).version
         stored = command(self._redis, "HGET", self._keys.versions(base), f"{adapter.qualified}.v{number}")
         if stored is None:
-            is_retired = command(self._redis, "HEXISTS", self._keys.retired(base), f"{adapter.qualified}.v{number}")
-            raise NotFound(f"{adapter} has no version {number}" + (" any more: it was retired" if is_retired else ""))
+            raise self._missing(adapter, base, number)
         return VersionRecord.model_validate_json(stored)
 
     def aliases(self, adapter: AdapterName) -> dict[str, AliasTarget]:
@@ -342,7 +341,7 @@ class Catalog:
         if answer[0] == "not-admitted":
             raise ServerNotAdmitted
         if answer[0] == "unknown":
-            raise NotFound(f"{adapter} has no version {version}")
+            raise self._missing(adapter, base, version)
         if answer[0] == "conflict":
             raise Conflict(f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect}")
         return self.version(Reference(adapter, version=int(answer[1])))
@@ -400,6 +399,12 @@ class Catalog:
         """
         stored = command(self._redis, "HGETALL", self._keys.bases)
         return [_parse_profile(stored[name]) for name in sorted(stored)]
+
+    def _missing(self, adapter: AdapterName, base: str, version: int | None) -> NotFound:
+        if version is None:
+            return NotFound(f"{adapter} has no version to follow")
+        is_retired = command(self._redis, "HEXISTS", self._keys.retired(base), f"{adapter.qualified}.v{version}")
+        return NotFound(f"{adapter} has no version {version}" + (" any more: it was retired" if is_retired else ""))
 
     def _base_or_raise(self, adapter: AdapterName) -> str:
         base = self.base_of(adapter)

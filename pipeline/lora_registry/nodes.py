@@ -23,7 +23,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from lora_registry import scripts
-from lora_registry.errors import Conflict, NotFound
+from lora_registry.errors import Conflict, InvalidName, NotFound
 from lora_registry.keys import Keys
 from lora_registry.names import check_base_name
 from lora_registry.settings import Settings
@@ -247,11 +247,13 @@ class NodeRegistry:
     def nodes(self, base_model: str | None = None) -> list[Node]:
         """Nodes that live, and those that died within `settings.node_retention_s`, by name.
 
+        One that says of itself what this version cannot read is left out.
+
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        found = [self._node(*each) for each in self._read("nodes")]
-        wanted = [node for node in found if base_model in (None, node.info.base_model)]
+        found = [_parse_node(*each) for each in self._read("nodes")]
+        wanted = [node for node in found if node and base_model in (None, node.info.base_model)]
         return sorted(wanted, key=lambda node: node.info.node_id)
 
     def node(self, node_id: str) -> Node:
@@ -262,7 +264,8 @@ class NodeRegistry:
             RedisUnavailable: the server is out of reach.
         """
         for each in self._read("nodes", node_id):
-            return self._node(*each)
+            if node := _parse_node(*each):
+                return node
         raise NotFound(f"no node {node_id[:100]!r} is known", remedy="List them with `lora-registry nodes`.")
 
     def acks(self, *served_names: str) -> list[Ack]:
@@ -272,7 +275,7 @@ class NodeRegistry:
             RedisUnavailable: the server is out of reach.
         """
         found = [_parse_ack(*each) for each in self._read("acks", *served_names)]
-        return sorted(found, key=lambda ack: (ack.node_id, ack.served_name))
+        return sorted(filter(None, found), key=lambda ack: (ack.node_id, ack.served_name))
 
     def acks_of(self, node_id: str) -> list[Ack]:
         """What one node, alive or dead, said of all versions, by version.
@@ -281,22 +284,30 @@ class NodeRegistry:
             RedisUnavailable: the server is out of reach.
         """
         found = [_parse_ack(*each) for each in self._read("acks_of", node_id)]
-        return sorted(found, key=lambda ack: ack.served_name)
+        return sorted(filter(None, found), key=lambda ack: ack.served_name)
 
     def digests_in_use(self) -> set[str]:
         """Artifacts that nodes hold, the ones that died not long ago included: they may only have lost their network.
 
         Raises:
+            Conflict: a node says it in a way that this version cannot read, so that nothing is known to be unused.
             RedisUnavailable: the server is out of reach.
         """
-        return {digest for (held,) in self._read("digests") for digest in json.loads(held)}
+        try:
+            return {str(digest) for (held,) in self._read("digests") for digest in json.loads(held)}
+        except (ValueError, TypeError) as error:
+            raise Conflict("a node says what it holds in a way that cannot be read", remedy=_BRING_UP) from error
 
     def _read(self, what: str, *args: str) -> list[list[str]]:
         found: list[list[str]] = scripts.call(self._redis, "nodes", keys=[], args=[self._keys.nodes, what, *args])
         return found
 
-    @staticmethod
-    def _node(info: str, artifacts: str, since_us: str, expires_us: str, alive: str) -> Node:
+
+_BRING_UP = "Bring registry and nodes to one version, or have the node leave."
+
+
+def _parse_node(info: str, artifacts: str, since_us: str, expires_us: str, alive: str) -> Node | None:
+    try:
         return Node(
             NodeInfo.model_validate_json(info),
             alive=alive == "1",
@@ -304,12 +315,17 @@ class NodeRegistry:
             expires_s=float(expires_us) / 1e6,
             artifacts=int(artifacts),
         )
+    except (ValueError, InvalidName):
+        return None
 
 
-def _parse_ack(node_id: str, served_name: str, stored: str) -> Ack:
-    """Parse the stored form `<state> <since in us> <code or -> <reason>`."""
-    state, since_us, code, reason = stored.split(" ", 3)
-    return Ack(node_id, served_name, NodeState(state), float(since_us) / 1e6, "" if code == "-" else code, reason)
+def _parse_ack(node_id: str, served_name: str, stored: str) -> Ack | None:
+    """Parse the stored form `<state> <since in us> <code or -> <reason>`; None: it is none that is known here."""
+    try:
+        state, since_us, code, reason = stored.split(" ", 3)
+        return Ack(node_id, served_name, NodeState(state), float(since_us) / 1e6, "" if code == "-" else code, reason)
+    except ValueError:
+        return None
 
 
 def describe_ack(ack: Ack) -> dict[str, Any]:

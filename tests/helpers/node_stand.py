@@ -27,16 +27,22 @@ from tests.helpers.registry import BASE, Registry
 from tests.helpers.waiting import wait_until
 
 
-def keep_artifact(store: LocalArtifactStore, content: str) -> str:
+def keep_artifact(store: LocalArtifactStore, content: str, *, padding_bytes: int = 0) -> str:
     """Keep an artifact with these weights; returns its digest."""
-    weights = content.encode()
+    weights = content.encode() + bytes(padding_bytes)
     with store.stage() as staged:
         Path(staged.weights_path).write_bytes(weights)
         return staged.keep(b'{"r":8}', FileDigest(hashlib.sha256(weights).hexdigest(), len(weights)))
 
 
 class StoringRegistry(Registry):
-    """A registry whose validate stage keeps an artifact: the weights are what the source is called."""
+    """A registry whose validate stage keeps an artifact: the weights are what the source is called.
+
+    Attributes:
+        padding_bytes: what follows it.
+    """
+
+    padding_bytes = 0
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         super().__init__(client, settings)
@@ -48,7 +54,7 @@ class StoringRegistry(Registry):
         if lease.stage is not Stage.VALIDATE:
             super().complete(lease)
             return
-        digest = keep_artifact(self.store, lease.registration.source)
+        digest = keep_artifact(self.store, lease.registration.source, padding_bytes=self.padding_bytes)
         fields = {"digest": digest, "rank": 8, "size_bytes": 4096, "base_revision": "main", "findings": "[]"}
         self.ledger.complete(lease, fields)
 

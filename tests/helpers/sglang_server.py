@@ -34,6 +34,7 @@ class SglangServer:
         halfway: names whose load failed halfway.
         fail_halfway: names whose next load fails halfway.
         healthy: whether `/health` answers 200.
+        away: whether it answers everything with 503, as a proxy before a dead engine does.
         calls: paths that were asked for, in order.
     """
 
@@ -43,6 +44,7 @@ class SglangServer:
     halfway: set[str] = field(default_factory=set)
     fail_halfway: set[str] = field(default_factory=set)
     healthy: bool = True
+    away: bool = False
     calls: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -55,6 +57,8 @@ class SglangServer:
     def answer(self, path: str, body: dict[str, Any]) -> Answer:
         """Status and JSON of the answer to a request."""
         self.calls.append(path)
+        if self.away:
+            return 503, {}
         match path:
             case "/health":
                 return (200 if self.healthy else 503), {}

@@ -17,10 +17,13 @@ from lora_registry.announcements import Kind
 from lora_registry.catalog import Catalog
 from lora_registry.client import RegistrationClient
 from lora_registry.connection import command, connect
+from lora_registry.engine_profiles import Ruling
 from lora_registry.errors import Configuration
 from lora_registry.inbox import admit
+from lora_registry.kept_traits import parse_traits
 from lora_registry.keys import Keys
 from lora_registry.names import AdapterName
+from lora_registry.node_verdicts import verdict_for_node
 from lora_registry.nodes import NodeRegistry, NodeState
 from lora_registry.registrations import Outcome
 from lora_registry.settings import Settings
@@ -30,6 +33,7 @@ from lora_workers import processes
 from lora_workers.base_models import read_base_profile
 from lora_workers.embedded import EmbeddedValkey
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
+from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
 from tests.helpers.nodes import make_info, serve
 from tests.helpers.registry import BASE
 from tests.helpers.stack import environment_of, make_settings
@@ -180,6 +184,14 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         assert published.outcome is Outcome.PUBLISHED
         assert Stage.CANARY in published.timings_ms
         operator.move_alias(ADAPTER, "stable", published.version)
+        (record,) = client.catalog.versions(ADAPTER)
+        assert parse_traits(record.traits).largest_rank == record.rank
+        assert verdict_for_node(record, make_info(max_lora_rank=record.rank)).verdict is Ruling.ACCEPT
+        nodes = NodeRegistry(server.as_role("node"), settings)
+        nodes.heartbeat(make_info(), digests=[], fresh=True)
+        serve(nodes, "node-1", "support-bot.v1")
+        assert [each.state for each in client.wait_routable("support-bot", timeout_s=60)] == [NodeState.ROUTABLE]
+        assert client.standings("support-bot")[0].reason == ""
         assert client.catalog.versions(ADAPTER)[0].lora_int_id == published.lora_int_id
 
         node = Subscriber(BASE, url=server.url("node")).follow(idle_s=60)
@@ -204,6 +216,19 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         print(said)
     assert "no permissions" not in said.lower()
     assert "noperm" not in said.lower()
+
+
+def test_a_node_agent_works_under_its_own_role(server: Server, tmp_path: Path) -> None:
+    """The node's role is enough to follow, fetch, acknowledge and leave."""
+    operator = make_settings(server.url("operator"), tmp_path)
+    registry = StoringRegistry(server.as_role("operator"), operator)
+    registry.admit()
+    options = make_options(tmp_path)
+    with running_agent(options, operator.model_copy(update={"redis_url": server.url("node")})):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        assert [node.info.node_id for node in registry.nodes.nodes()] == ["node-1"]
+    assert registry.nodes.nodes() == []
 
 
 def test_node_says_what_it_is_and_does_under_its_own_role(server: Server) -> None:

@@ -114,7 +114,7 @@ def test_an_engine_that_lost_its_adapters_gets_them_back(
         names = [registry.publish_version(f"bot-{number}", content=str(number)).served_name for number in range(3)]
         for name in names:
             registry.wait_for(name, NodeState.ROUTABLE)
-        shutil.rmtree(options.engine_url)
+        Path(options.engine_url).rename(tmp_path / "lost")
         wait_until(lambda: links(options).keys() == set(names), what="all adapters back")
         for name in names:
             registry.wait_for(name, NodeState.ROUTABLE)

@@ -122,3 +122,23 @@ def test_a_restarted_engine_gets_its_adapters_back(
         engine.restart()
         wait_until(lambda: record.served_name in engine.loaded, what="the adapter back")
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_an_engine_that_is_away_is_said_and_fetching_goes_on(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """What was routable has failed until the engine is back; what is published meanwhile is fetched already."""
+    with sglang_server() as engine:
+        options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+        with running_agent(options, settings):
+            record = registry.publish_version()
+            registry.wait_for(record.served_name, NodeState.ROUTABLE)
+            engine.away = True
+            ack = registry.wait_for(record.served_name, NodeState.FAILED)
+            assert ack.code == "NODE_ENGINE_UNREACHABLE"
+            other = registry.publish_version("other", content="other")
+            registry.wait_for(other.served_name, NodeState.FETCHED)
+            engine.restart()
+            engine.away = False
+            for name in (record.served_name, other.served_name):
+                registry.wait_for(name, NodeState.ROUTABLE)

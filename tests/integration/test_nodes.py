@@ -199,6 +199,23 @@ def test_bell_rings_for_each_change_of_a_version(registry: Registry) -> None:
     assert rung == ["seen", "fetched", ""]
 
 
+def test_what_a_node_says_in_a_way_that_cannot_be_read_harms_nobody_else(registry: Registry) -> None:
+    """Such a node or acknowledgement is left out, and nothing counts as unused while it is not known what is held."""
+    nodes = join(registry, "good")
+    join(registry, "later")
+    serve(nodes, "good", V1)
+    registry.client.hset(registry.keys.node("later"), "info", '{"schema_version": 2, "node_id": "later"}')
+    nodes.ack("later", V1, NodeState.SEEN)
+    registry.client.hset(registry.keys.node_acks("later"), V1, "praised 1 - well")
+    assert [node.info.node_id for node in nodes.nodes()] == ["good"]
+    assert states(nodes) == {"good": "routable"}
+    with pytest.raises(NotFound):
+        nodes.node("later")
+    registry.client.hset(registry.keys.node("later"), "digests", "not json")
+    with pytest.raises(Conflict):
+        nodes.digests_in_use()
+
+
 def test_many_nodes_acknowledge_at_once(registry: Registry) -> None:
     """Twenty nodes that speak at the same time are all heard."""
 

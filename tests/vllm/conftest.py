@@ -53,7 +53,11 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     valkey = start_server(directory / "valkey")
     settings = make_settings(valkey.url, directory, numeric="on", lease_s=10.0, stall_timeout_s=60.0, max_lora_rank=64)
     inside = environment_of_a_node(
-        installation.environment_of(settings), base=BASE_NAME, cache=str(directory / "cache-2"), drain_s="2"
+        installation.environment_of(settings),
+        base=BASE_NAME,
+        cache=str(directory / "cache-2"),
+        drain_s="2",
+        max_lora_rank="16",
     )
     bare = VllmServer(base, directory / "bare", "--max-loras", "64", "--max-cpu-loras", "64")
     resolving = VllmServer(

@@ -13,7 +13,6 @@ from lora_registry.nodes import NodeState
 from tests.vllm.asking import check_answer, publish, register, wait_for_ack
 from tests.vllm.conftest import Stand
 from tests.vllm.models import (
-    ATTENTION,
     PROMPT,
     Dimensions,
     Reference,
@@ -162,5 +161,4 @@ def test_the_servers_lived_through_all_of_it(stand: Stand, good: Path) -> None:
     for server in (stand.bare, stand.resolving):
         assert server.is_healthy()
         assert not [name for name in server.listed() if name.startswith(("wrong", "skipped")) and "." in name]
-        check_answer(server, "good-bot.v1", Reference(stand.base, good))
-    assert set(ATTENTION)
+        check_answer(server, stand.stack.registry.version("good-bot").served_name, Reference(stand.base, good))

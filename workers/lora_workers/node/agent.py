@@ -27,7 +27,7 @@ from lora_registry.settings import Settings
 from lora_registry.subscriber import Subscriber
 from lora_workers.node.acknowledgements import Acknowledgements
 from lora_workers.node.cache import Cache, Origin
-from lora_workers.node.drivers import Driver
+from lora_workers.node.drivers import Driver, EngineDescription
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.judging import describe_node, refusal
 from lora_workers.node.options import NodeOptions
@@ -64,9 +64,14 @@ class Agent:
         settings: the registry's settings.
         driver: the engine.
         origin: the artifact store.
+
+    Raises:
+        Configuration: the engine profile cannot be read.
+        Rejected: the selector is none.
     """
 
     def __init__(self, options: NodeOptions, settings: Settings, *, driver: Driver, origin: Origin) -> None:
+        describe_node(EngineDescription(options.engine), options)  # wrong options are said now
         self._options = options
         self._settings = settings
         self._driver = driver
@@ -203,24 +208,23 @@ class Agent:
             if self._acks.state(name) in _UP:
                 self._acks.fail(name, failure)
         self._confirmed.clear()
-        if view and self._info:
-            for action in plan(self._situation(view, {}, busy=frozenset())):
+        if view and self._has_joined:
+            for action in plan(self._situation(view, {}, is_up=False)):
                 if isinstance(action, Fetch):
                     self._do(action)
         return min(self._options.reconcile_s, self._options.retry_first_s)
 
-    def _situation(
-        self, view: CatalogView, listed: dict[str, str | None], *, busy: frozenset[str] | None = None
-    ) -> Situation:
+    def _situation(self, view: CatalogView, listed: dict[str, str | None], *, is_up: bool = True) -> Situation:
         options = self._options
         wanted = list(wanted_by(self._selector, options.node_id, view, now_s=time.time()))
         refused = frozenset(each.record.served_name for each in wanted if self._refusal(each.record)[1])
         slots = self._info.slots if self._info else 0
         wishes = wishes_of(wanted, eager=options.eager, slots=slots, held=listed, refused=refused)
-        self._notice(wishes, listed)
-        if busy is None:
-            is_asked = self._leaving or any(wish.name in self._unloaded and wish.name not in listed for wish in wishes)
-            busy = self._driver.busy() if is_asked else frozenset()
+        self._notice_wishes(wishes, listed)
+        if is_up:
+            self._notice_losses(listed)
+        is_asked = self._leaving or any(wish.name in self._unloaded and wish.name not in listed for wish in wishes)
+        busy = self._driver.busy() if is_up and is_asked else frozenset()
         return Situation(
             wishes=wishes,
             published=frozenset(record.served_name for record in view.versions.values()),
@@ -240,14 +244,7 @@ class Agent:
             longest_drain_s=options.drain_s * _LONGEST_DRAIN,
         )
 
-    def _notice(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
-        """What changed without us: new wishes, and adapters that the engine lost."""
-        self._confirmed &= listed.keys()
-        for name in [name for name in self._leaving if name not in listed]:
-            del self._leaving[name]
-        for name in self._acks.known:
-            if self._acks.state(name) in _UP and name not in listed:
-                self._acks.say(name, NodeState.FETCHED)
+    def _notice_wishes(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
         for wish in wishes:
             if self._acks.state(wish.name) is None:
                 self._acks.say(wish.name, NodeState.SEEN)
@@ -256,6 +253,15 @@ class Agent:
         if digests != self._digests:
             self._digests = digests
             self._heartbeat(fresh=False)  # before anything is fetched: what a node holds is not collected
+
+    def _notice_losses(self, listed: dict[str, str | None]) -> None:
+        """What the engine has no more, without having been asked to unload it: it was restarted."""
+        self._confirmed &= listed.keys()
+        for name in [name for name in self._leaving if name not in listed]:
+            del self._leaving[name]
+        for name in self._acks.known:
+            if self._acks.state(name) in _UP and name not in listed:
+                self._acks.say(name, NodeState.FETCHED)
 
     def _is_ours(self, _name: str, path: str | None) -> bool:
         return path is not None and Path(path).parent == self._cache.root / "sha256"

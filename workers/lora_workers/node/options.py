@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lora_registry.errors import Configuration
+from lora_registry.errors import Configuration, InvalidName
 from lora_registry.events import describe_validation_error
 from lora_registry.names import check_base_name
 from lora_registry.nodes import NodeId
@@ -69,7 +69,10 @@ class NodeOptions(BaseSettings):
     @field_validator("base")
     @classmethod
     def _check_base(cls, base: str) -> str:
-        return check_base_name(base)
+        try:
+            return check_base_name(base)
+        except InvalidName as error:
+            raise ValueError(error.message) from error
 
     @property
     def max_cache_bytes(self) -> int | None:

@@ -65,9 +65,9 @@ class Settings(BaseSettings):
     max_lora_rank: Annotated[int, Field(gt=0)] = 512
     """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
 
-    numeric: Literal["auto", "on", "off"] = "off"
+    numeric: Literal["auto", "on", "off"] = "auto"
     """Whether validate workers look at the numbers of the weights too, which takes torch. auto: `up` and `demo` do
-    where torch is installed; a worker of its own refuses to start without it."""
+    where torch is installed; a worker of its own refuses to start without it, so that nobody goes without unawares."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What they compute on; auto: a GPU where there is one."""
     engine_profiles: Annotated[tuple[str, ...], NoDecode] = ()

@@ -82,6 +82,15 @@ def test_workers_see_the_sources_and_share_the_artifacts() -> None:
         assert environment["LORA_REGISTRY_ARTIFACT_STORE"] in targets
 
 
+def test_the_image_holds_what_the_workers_need() -> None:
+    """A validate worker refuses to start without torch, so the image installs it (or the setting would be off)."""
+    installed = re.search(r"'\.\[([a-z,]+)\]'", (DEPLOY / "compose" / "Dockerfile").read_text())
+    assert installed is not None
+    assert {"cli", "workers", "numeric", "patterns"} <= set(installed[1].split(","))
+    assert Settings.model_fields["numeric"].default == "auto"
+    assert "LORA_REGISTRY_NUMERIC" not in our_services()["validate"]["environment"]
+
+
 def test_server_keeps_what_it_acknowledged_and_evicts_nothing() -> None:
     """The file starts the server with persistence, without eviction, and with our users."""
     command = services()["valkey"]["command"]

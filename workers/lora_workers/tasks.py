@@ -127,7 +127,8 @@ def register_tasks(app: Celery, station: Station) -> None:
         return run_stage
 
     for stage in Stage:
-        app.task(task_of(stage), name=task_name(stage))
+        # Not shared: Celery would add this app's tasks to every app that is made later.
+        app.task(task_of(stage), name=task_name(stage), shared=False)
 
 
 def rebuild_app(settings_json: str, log_level: int) -> Celery:

@@ -51,9 +51,9 @@ def run_worker(
         MissingExtra: a validate worker has no torch, and numeric validation is not switched off.
     """
     find_profiles(settings.engine_profiles)  # what is wrong with them is said before anything starts
+    gpus = _count_gpus(settings, stages)
     app = make_app(settings)
     register_tasks(app, Station(app, settings, around=around))
-    gpus = _count_gpus(settings, stages)
     if gpus:
         concurrency = gpus
         level = logging.getLogger().getEffectiveLevel()

@@ -19,8 +19,11 @@ from lora_registry.keys import Keys
 from lora_registry.ledger import Lease
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
 from lora_registry.settings import Settings
+from lora_registry.tokenizer_maps import TokenizerMap, stored_digest
 
 _PAGE = 1000
+_MOST_TOKENIZERS = 4
+"""Maps that a process keeps; each of a large vocabulary takes some 20 MB."""
 
 
 class VersionRecord(BaseModel):
@@ -126,6 +129,7 @@ class Catalog:
         self._redis = client
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
+        self._tokenizers: dict[str, TokenizerMap] = {}
 
     def publish(self, lease: Lease, record: VersionRecord) -> Published:
         """Publish `record`, move the adapter's own alias by the rule, announce, and end the registration: one script.
@@ -309,12 +313,23 @@ class Catalog:
         qualified = profile.name if "." in profile.name else f"{DEFAULT_NAMESPACE}.{profile.name}"
         if command(self._redis, "HEXISTS", self._keys.adapters, qualified):
             raise Conflict(f"{profile.name!r} is the name of an adapter; engines serve both under one namespace")
-        if command(self._redis, "HSETNX", self._keys.bases, profile.name, profile.model_dump_json()):
+        if self._store_base(profile, is_new=True):
             return True
         if not equal_shape(self.base(profile.name), profile):
             raise Conflict(f"base model {profile.name!r} is registered with other shapes; choose another name")
-        command(self._redis, "HSET", self._keys.bases, profile.name, profile.model_dump_json())
+        self._store_base(profile, is_new=False)
         return False
+
+    def _store_base(self, profile: BaseProfile, *, is_new: bool) -> bool:
+        """Write the profile and, beside it, the tokenizer's map; returns whether that was done."""
+        stored, keys = profile.model_dump_json(), self._keys
+        with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
+            (pipe.hsetnx if is_new else pipe.hset)(keys.bases, profile.name, stored)
+            if profile.tokenizer is not None:
+                (pipe.hsetnx if is_new else pipe.hset)(keys.tokenizers, profile.name, profile.tokenizer.stored)
+            elif not is_new:
+                pipe.hdel(keys.tokenizers, profile.name)
+            return bool(pipe.execute()[0])
 
     def base(self, name: str) -> BaseProfile:
         """Profile of a base model.
@@ -327,6 +342,23 @@ class Catalog:
         if stored is None:
             raise NotFound(f"no base model {name[:200]!r} is registered")
         return _parse_profile(stored)
+
+    def tokenizer_of(self, base: BaseProfile) -> TokenizerMap | None:
+        """The map of a registered base model's tokenizer; None if it has none, or it was replaced meanwhile.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        if not base.tokenizer_stored or base.tokenizer is not None:
+            return base.tokenizer
+        if base.tokenizer_stored not in self._tokenizers:
+            stored = command(self._redis, "HGET", self._keys.tokenizers, base.name)
+            if stored is None or stored_digest(stored) != base.tokenizer_stored:
+                return None
+            if len(self._tokenizers) >= _MOST_TOKENIZERS:
+                self._tokenizers.clear()
+            self._tokenizers[base.tokenizer_stored] = TokenizerMap.from_stored(stored)
+        return self._tokenizers[base.tokenizer_stored]
 
     def standing(self, adapter: AdapterName, base_model: str) -> Standing:
         """What the allocate stage must know about a request, in one round trip.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from time import perf_counter
@@ -18,10 +18,13 @@ from lora_registry.errors import Rejected
 from lora_registry.findings import Finding, has_error
 from lora_registry.safetensors_header import Header
 from lora_registry.sources import PinnedSource, Source
-from lora_registry.tokenizer_maps import check_tokenizer, read_tokenizer
+from lora_registry.tokenizer_comparison import check_tokenizer
+from lora_registry.tokenizer_maps import TokenizerMap, read_tokenizer
 
 MAX_TOKENIZER_BYTES = 1 << 26
 """The largest file of a tokenizer that is compared; those of a quarter of a million tokens have 35 MB."""
+
+LoadTokenizer = Callable[[BaseProfile], TokenizerMap | None]
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,21 @@ def judge(
     return Judgement(findings, engines, timings_ms)
 
 
-def judge_tokenizer(pinned: PinnedSource, source: Source, base: BaseProfile) -> tuple[Finding, ...]:
-    """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact."""
+def judge_tokenizer(
+    pinned: PinnedSource, source: Source, base: BaseProfile, *, load: LoadTokenizer
+) -> tuple[Finding, ...]:
+    """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact.
+
+    Args:
+        pinned: the adapter.
+        source: where it is.
+        base: the model that it is for.
+        load: gives the map of the base's tokenizer, which the profile only has the digest of; asked if it is needed.
+    """
+    if not pinned.tokenizer:
+        return ()
     files, findings = read_tokenizer_files(pinned, source)
-    return (*findings, *check_tokenizer_files(files, base))
+    return (*findings, *check_tokenizer_files(files, base.model_copy(update={"tokenizer": load(base)})))
 
 
 def read_tokenizer_files(pinned: PinnedSource, source: Source) -> tuple[dict[str, bytes], list[Finding]]:

@@ -112,6 +112,11 @@ class Keys:
         """Hash: base model → profile (JSON)."""
         return f"{self.catalog}:bases"
 
+    @property
+    def tokenizers(self) -> str:
+        """Hash: base model → its tokenizer's map, compressed; apart from the profile, which is read far more often."""
+        return f"{self.catalog}:tokenizers"
+
     # Announcements
     def log(self, base_model: str) -> str:
         """Stream: announcements about one base model; the entry id is `<sequence>-0`."""

@@ -70,6 +70,7 @@ WRITES = {
     "forge a version": ("HSET", KEYS.versions(BASE), f"{ADAPTER.qualified}.v9", "{}"),
     "move an alias": ("HSET", KEYS.aliases(BASE), f"{ADAPTER.qualified}@stable", "9 pinned sha256:0"),
     "add a base model": ("HSET", KEYS.bases, "forged", "{}"),
+    "replace a tokenizer": ("HSET", KEYS.tokenizers, BASE, "forged"),
     "remove the catalog": ("DEL", KEYS.versions(BASE)),
     "end a registration": ("HSET", KEYS.registration(REGISTRATION), "outcome", "published"),
     "make work due": ("ZADD", f"{KEYS.ledger}:due:publish:default", 0, REGISTRATION),

@@ -33,6 +33,7 @@ from lora_registry.stages.allocate import allocate
 from lora_registry.stages.publish import publish
 from lora_registry.stages.resolve import resolve
 from lora_registry.stages.validate import validate
+from lora_registry.tokenizer_maps import TokenizerMap
 
 ROOT = Path(__file__).parents[2]
 BASE = "acme/tiny-llama"
@@ -86,6 +87,10 @@ class MemoryCatalog:
         if name not in self.bases:
             raise NotFound
         return self.bases[name]
+
+    def tokenizer_of(self, base: BaseProfile) -> TokenizerMap | None:
+        """The base's tokenizer, as it was registered."""
+        return self.bases[base.name].tokenizer
 
     def publish(self, lease: Lease, record: VersionRecord) -> Published:
         """Publish as the script does: numbers of an earlier admission, other bases and taken numbers are refused."""

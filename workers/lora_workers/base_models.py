@@ -44,7 +44,6 @@ def read_base_profile(
     if not weights:
         raise Rejected(f"{directory} is no base model: it takes a config.json and *.safetensors files", remedy=_REMEDY)
     headers = {path: _read_file_header(path) for path in weights}
-    tokenizer = read_base_tokenizer(directory)
     return profile_from_headers(
         name,
         config,
@@ -53,8 +52,7 @@ def read_base_profile(
         also_known_as=also_known_as,
         running=build_running_model(config) if with_model else None,
         read_tensor=lambda tensor: _read_tensor(headers, tensor),
-        tokenizer_digest=tokenizer.digest if tokenizer is not None else "",
-        tokenizer_size=tokenizer.size if tokenizer is not None else 0,
+        tokenizer=read_base_tokenizer(directory),
     )
 
 

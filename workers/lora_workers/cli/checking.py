@@ -81,8 +81,10 @@ def _base_profile(base: str, also_known_as: Iterable[str]) -> BaseProfile:
     if base.startswith((".", "/", "~")):
         raise Configuration(f"{base}: no such directory")
     check_base_name(base)
+    catalog = open_client().catalog
     try:
-        return open_client().catalog.base(base)
+        profile = catalog.base(base)
+        return profile.model_copy(update={"tokenizer": catalog.tokenizer_of(profile)})
     except Transient as error:
         raise Configuration(f"{base} is no directory here, and no registry answers for it: {error.message}") from error
 

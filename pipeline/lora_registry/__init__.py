@@ -18,9 +18,9 @@ listed in all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_c
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
 module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py
 and tokenizer_comparison.py; what a base model looks like in base_profile.py, base_headers.py, quantized_bases.py and
-tokenizer_maps.py; what becomes of an adapter on an engine in adapter_traits.py, engine_conditions.py, engine_profiles.py (and engines/*.json)
-and engine_verdicts.py; what the numbers of its weights say in numeric_report.py; judgement.py puts these together,
-and report.py is what is kept of it.
+tokenizer_maps.py; what becomes of an adapter on an engine in adapter_traits.py, engine_conditions.py,
+engine_profiles.py (and engines/*.json) and engine_verdicts.py; what the numbers of its weights say in
+numeric_report.py; judgement.py puts these together, and report.py is what is kept of it.
 
 This package imports the standard library, pydantic and redis, and nothing else; the processes and the heavy libraries
 are in `lora_workers`.

@@ -39,7 +39,10 @@ def holding_torch(processes: Iterable[int]) -> set[int]:
 def stack(
     request: pytest.FixtureRequest, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Stack]:
-    """A running stack that looks at numbers, as it does by default. Two GPUs that only the environment names have a spawned child each."""
+    """A running stack that looks at numbers, as it does by default.
+
+    Two GPUs that only the environment names have a spawned child each.
+    """
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1" if request.param == "spawned" else "")
     prefix = f"{{test-{secrets.token_hex(6)}}}"
     settings = make_settings(server_url, tmp_path, key_prefix=prefix, numeric="auto", lease_s=10, stall_timeout_s=60)

@@ -10,7 +10,7 @@ carry that were trained with an older transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from lora_registry import file_codes, fit_codes
@@ -37,6 +37,10 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 `LoraLayer.update_layer` in peft/tuners/lora/layer.py (PEFT 0.21.2): these subtract from the base's weight.
 """
+_CONTAINERS: dict[tuple[int, int], tuple[BaseProfile, Sequence[str]]] = {}
+"""What every comparison with a base asks for, kept by the identity of its modules and parameters, which live as long
+as the entry does."""
+_MOST_CONTAINERS = 16
 _LINEAR_PAIR = (Role.A, Role.B)
 _EMBEDDING_PAIR = (Role.EMBEDDING_A, Role.EMBEDDING_B)
 
@@ -152,21 +156,26 @@ def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTenso
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         yield fit_codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
-    others = _holders(base) - base.modules.keys()
-    wrong = next((name for name in sorted(others) if name in targets), None)
+    wrong = next((name for name in _containers(base) if name in targets), None)
     if wrong is not None:
         yield file_codes.TARGET_NOT_A_PROJECTION.finding("target_modules", actual=wrong)
 
 
-def _holders(base: BaseProfile) -> set[str]:
-    """All modules that hold a parameter, themselves or within them."""
-    holders: set[str] = set()
-    for parameter in base.parameter_names():
-        module = parameter.rpartition(".")[0]
-        while module and module not in holders:
-            holders.add(module)
-            module = module.rpartition(".")[0]
-    return holders
+def _containers(base: BaseProfile) -> Sequence[str]:
+    """All modules that hold a parameter, themselves or within them, and that no LoRA replaces; sorted."""
+    key = id(base.modules), id(base.parameters)
+    kept = _CONTAINERS.get(key)
+    if kept is None:
+        holders: set[str] = set()
+        for parameter in base.parameter_names():
+            module = parameter.rpartition(".")[0]
+            while module and module not in holders:
+                holders.add(module)
+                module = module.rpartition(".")[0]
+        if len(_CONTAINERS) >= _MOST_CONTAINERS:
+            _CONTAINERS.clear()
+        kept = _CONTAINERS[key] = base, sorted(holders - base.modules.keys())
+    return kept[1]
 
 
 def _absent_parameters(wrapped: dict[str, WrappedParameter], tensors: SortedTensors) -> Iterator[Finding]:

@@ -387,6 +387,20 @@ def test_targets_that_peft_cannot_wrap_are_refused() -> None:
         ]
 
 
+def test_what_is_kept_of_a_base_is_not_mistaken_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bases judged in turn, one deeper and one with other norms, more than are kept: each has its own containers."""
+    monkeypatch.setattr(compatibility, "_MOST_CONTAINERS", 2)
+    bases = [make_base(), make_base(llama_shapes(layers=4), num_hidden_layers=4)]
+    renamed = {name.replace("input_layernorm", "first_norm"): shape for name, shape in bases[0].parameters.items()}
+    bases.append(bases[0].model_copy(update={"parameters": renamed}))
+    for _ in range(2):
+        for base, norm in zip(bases, ("input_layernorm", "input_layernorm", "first_norm"), strict=True):
+            for target in ("input_layernorm", "first_norm", "layers.3.self_attn"):
+                adapter = make_adapter(target_modules=["q_proj", "v_proj", target], base=base)
+                wrong = target == norm or (target.startswith("layers") and base.num_layers == 4)
+                assert errors_of(adapter.check()) == ["TARGET_NOT_A_PROJECTION"] * wrong
+
+
 @pytest.mark.parametrize(
     ("ranges", "codes"),
     [

@@ -398,7 +398,7 @@ def test_what_is_kept_of_a_base_is_not_mistaken_for_anothers(monkeypatch: pytest
             for target in ("input_layernorm", "first_norm", "layers.3.self_attn"):
                 adapter = make_adapter(target_modules=["q_proj", "v_proj", target], base=base)
                 wrong = target == norm or (target.startswith("layers") and base.num_layers == 4)
-                assert errors_of(adapter.check()) == ["TARGET_NOT_A_PROJECTION"] * wrong
+                assert errors_of(adapter.check(base)) == ["TARGET_NOT_A_PROJECTION"] * wrong
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile, BuiltFrom, ModuleKind, ModuleShape
 from lora_registry.findings import Finding
 from lora_registry.layer_replication import replicate
-from lora_registry.module_patterns import PatternTable
+from lora_registry.module_patterns import PatternTable, endings
 from lora_registry.safetensors_header import Header, TensorEntry
 from lora_registry.saved_tensors import check_saved
 from lora_registry.target_parameters import WrappedParameter, wrap_parameters
@@ -37,7 +37,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 `LoraLayer.update_layer` in peft/tuners/lora/layer.py (PEFT 0.21.2): these subtract from the base's weight.
 """
-_CONTAINERS: dict[tuple[int, int], tuple[BaseProfile, Sequence[str]]] = {}
+_CONTAINERS: dict[tuple[int, int], tuple[BaseProfile, Sequence[str], frozenset[str]]] = {}
 """What every comparison with a base asks for, kept by the identity of its modules and parameters, which live as long
 as the entry does."""
 _MOST_CONTAINERS = 16
@@ -116,18 +116,17 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
             yield from _check_parameter(name, roles, parameter, ranks)
             continue
         shape = base.module(name)
-        subject = next(iter(roles.values())).name
         if shape is None:
-            yield _unknown(subject, name, config, base)
+            yield _unknown(_first(roles), name, config, base)
             continue
         applied += 1
         if saved and name.endswith(saved):
-            yield fit_codes.SAVED_MODULE_INVALID.finding(subject, actual=name)
+            yield fit_codes.SAVED_MODULE_INVALID.finding(_first(roles), actual=name)
         elif name not in targets:
-            yield fit_codes.MODULE_NOT_TARGETED.finding(subject, actual=name)
+            yield fit_codes.MODULE_NOT_TARGETED.finding(_first(roles), actual=name)
         elif base.model_type in _MAMBA and name.endswith(_MAMBA_MODULES):
             yield file_codes.TARGET_NOT_A_PROJECTION.finding(
-                subject, "PEFT puts no LoRA on this module of a Mamba model."
+                _first(roles), "PEFT puts no LoRA on this module of a Mamba model."
             )
         else:
             yield from _check_module(config, name, roles, shape, ranks)
@@ -135,6 +134,11 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
         yield fit_codes.NO_MODULE_APPLIED.finding(expected="at least 1 module", actual="0 modules")
     yield from _check_targets(base, targets, tensors)
     yield from _absent_parameters(wrapped.by_name, tensors)
+
+
+def _first(roles: dict[Role, TensorEntry]) -> str:
+    """The name of a module's first tensor, by which findings call it."""
+    return next(iter(roles.values())).name
 
 
 def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) -> Finding:
@@ -156,13 +160,14 @@ def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTenso
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         yield fit_codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
-    wrong = next((name for name in _containers(base) if name in targets), None)
+    containers, named = _containers(base)
+    wrong = next((name for name in containers if name in targets), None) if targets.may_hold(named) else None
     if wrong is not None:
         yield file_codes.TARGET_NOT_A_PROJECTION.finding("target_modules", actual=wrong)
 
 
-def _containers(base: BaseProfile) -> Sequence[str]:
-    """All modules that hold a parameter, themselves or within them, and that no LoRA replaces; sorted."""
+def _containers(base: BaseProfile) -> tuple[Sequence[str], frozenset[str]]:
+    """All modules that hold a parameter, themselves or within them, and that no LoRA replaces; all their endings."""
     key = id(base.modules), id(base.parameters)
     kept = _CONTAINERS.get(key)
     if kept is None:
@@ -174,8 +179,9 @@ def _containers(base: BaseProfile) -> Sequence[str]:
                 module = module.rpartition(".")[0]
         if len(_CONTAINERS) >= _MOST_CONTAINERS:
             _CONTAINERS.clear()
-        kept = _CONTAINERS[key] = base, sorted(holders - base.modules.keys())
-    return kept[1]
+        containers = sorted(holders - base.modules.keys())
+        kept = _CONTAINERS[key] = base, containers, frozenset(part for name in containers for part in endings(name))
+    return kept[1:]
 
 
 def _absent_parameters(wrapped: dict[str, WrappedParameter], tensors: SortedTensors) -> Iterator[Finding]:

@@ -213,12 +213,13 @@ def _check_names(names: Collection[str]) -> None:
 
 def _tensor(name: str, value: Any) -> TensorEntry:
     try:
-        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+        dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+        begin, end = offsets
     except (TypeError, KeyError, ValueError):
         raise _malformed(name, "The tensor does not have the fields dtype, shape and two data_offsets.") from None
     if len(value) != 3:
         raise _malformed(name, "The tensor has other fields than dtype, shape and data_offsets.")
-    if type(dtype) is not str or type(shape) is not list or type(value["data_offsets"]) is not list:
+    if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
         raise _malformed(name, "The tensor's dtype, shape or data_offsets is not of the right type.")
     if type(begin) is not int or type(end) is not int:
         raise _malformed(name, "An offset is not an integer.")

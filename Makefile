@@ -14,6 +14,9 @@ TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK_VENV := .venv-lock
+# What the benchmark compares with and nothing else needs; apart, because it brings scipy and scikit-learn.
+PEERS_VENV := .venv-peers
+PEERS := adaptersentry==2.0.2
 PINS := pyproject.toml constraints.txt
 
 # What the demo runs, which is everything but torch: the stages judge adapters by their headers, and torch is larger
@@ -38,7 +41,7 @@ help:
 	@echo "make demo       run the whole path once, on real adapters and a real server"
 	@echo "make test       run all tests"
 	@echo "make fuzz       change headers and configurations 200,000 times and compare with the real libraries"
-	@echo "make bench      compare with bare Celery and bare Redis"
+	@echo "make bench      compare with bare Celery, bare Redis, PEFT and adaptersentry"
 	@echo "make install    install everything a user of any part runs, into $(VENV)"
 	@echo "make lint       ruff, mypy and the import contracts"
 	@echo "make demo-data  remake the demo's models and adapters"
@@ -83,7 +86,13 @@ fuzz: $(VENV)/.test
 	@echo "==> changing headers and configurations"
 	@FUZZ_ROUNDS=100000 FUZZ_LOADS=3000 $(BIN)/python -m pytest tests/corpus/test_mutations.py --timeout 3600
 
-bench: $(VENV)/.demo
+$(PEERS_VENV)/.created: $(VENV)/.created
+	@echo "==> installing $(PEERS) into $(PEERS_VENV), to compare with"
+	@"$(PYTHON)" -m venv --clear $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install --quiet $(PEERS)
+	@touch $@
+
+bench: $(VENV)/.test $(PEERS_VENV)/.created
 	@echo "==> running the benchmark"
 	@$(BIN)/python -m tests.benchmarks --json bench-results/latest.json
 
@@ -118,6 +127,6 @@ lock:
 
 clean:
 	@echo "==> removing $(VENV), caches and build outputs"
-	@rm -rf $(VENV) $(LOCK_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
+	@rm -rf $(VENV) $(LOCK_VENV) $(PEERS_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find pipeline workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lora_registry.adapter_config import parse_adapter_config
@@ -28,6 +29,8 @@ from tests.benchmarks.stand import ROOT, Stand
 _RANKS = (16, 64)
 _CALLS = 10
 _MIB = 1 << 20
+_PEERS = ROOT / ".venv-peers" / "bin" / "python"
+"""The environment that `make bench` makes for what others have made."""
 
 
 def run(stand: Stand) -> list[Figure]:
@@ -79,8 +82,8 @@ def _times(base: BaseProfile, adapter: Path, rank: int, *, rounds: int) -> list[
 def _peers(adapter: Path, rank: int, *, ours_s: float) -> list[Figure]:
     peak_mib = (_measured("memory", adapter) or 0.0) / _MIB
     figures = [Figure(f"structure, rank {rank}: peak memory over import", "MiB", peak_mib, at_most=64)]
-    for peer in ("peft", "adaptersentry"):
-        theirs_s = _measured(peer, adapter)
+    for peer, measure in (("peft", partial(_measured, "peft")), ("adaptersentry", _scanned)):
+        theirs_s = measure(adapter)
         if theirs_s is None:
             print(f"    {peer} is not installed: no comparison with it")
             continue
@@ -90,7 +93,15 @@ def _peers(adapter: Path, rank: int, *, ours_s: float) -> list[Figure]:
 
 
 def _measured(kind: str, adapter: Path) -> float | None:
-    command = [sys.executable, "-m", "tests.benchmarks.structure_process", kind, str(adapter)]
+    return _run(sys.executable, "-m", "tests.benchmarks.structure_process", kind, str(adapter))
+
+
+def _scanned(adapter: Path) -> float | None:
+    python = _PEERS if _PEERS.exists() else sys.executable
+    return _run(str(python), str(Path(__file__).with_name("adaptersentry_process.py")), str(adapter))
+
+
+def _run(*command: str) -> float | None:
     ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
     measured = json.loads(ran.stdout.splitlines()[-1])
     return None if measured is None else statistics.median(measured)

@@ -1,8 +1,7 @@
 """One measurement in a process of its own: python -m tests.benchmarks.structure_process KIND DIRECTORY
 
-memory           bytes of peak memory that checking the adapter takes over what is there before
-peft             seconds that PEFT takes to load it onto the base model on the meta device
-adaptersentry    seconds that adaptersentry takes to scan it
+memory    bytes of peak memory that checking the adapter takes over what is there before
+peft      seconds that PEFT takes to load it onto the base model on the meta device
 
 It prints JSON: a list of measurements, or null where the library is not installed.
 """
@@ -61,16 +60,6 @@ def peft(directory: Path) -> list[float] | None:
         return [_seconds(load()) for _ in range(_ROUNDS)]
 
 
-def adaptersentry(directory: Path) -> list[float] | None:
-    """Scanning the weights' file."""
-    if importlib.util.find_spec("adaptersentry") is None:
-        return None
-    from adaptersentry import scan
-
-    weights = directory / "adapter_model.safetensors"
-    return [_seconds(lambda: scan(weights)) for _ in range(_ROUNDS)]
-
-
 def _seconds(call: Callable[[], object]) -> float:
     begun = time.perf_counter()
     call()
@@ -78,4 +67,4 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"memory": memory, "peft": peft, "adaptersentry": adaptersentry}[sys.argv[1]](Path(sys.argv[2]))))
+    print(json.dumps({"memory": memory, "peft": peft}[sys.argv[1]](Path(sys.argv[2]))))

@@ -27,11 +27,11 @@ from lora_registry.safetensors_header import Header, read_header
 from lora_registry.sources import PinnedFile, PinnedSource
 from lora_workers.extras import require
 from lora_workers.linear_patterns import linear_time_patterns
+from lora_workers.sources.digesting import CHUNK_BYTES
 from lora_workers.sources.local import LocalSource
 
 _FIRST_READ_BYTES = 4096
 """A second read of a local file costs less than bytes that are not needed."""
-_CHUNK_BYTES = 1 << 20
 _MOST_NAMES = 10_000
 _MOST_TOKENIZERS = 64
 
@@ -74,8 +74,8 @@ def numeric_findings(device: Literal["auto", "cpu", "cuda"] = "auto") -> Numeric
     def measure(weights: PinnedFile, config: AdapterConfig, _: Header, base: BaseProfile) -> Measured:
         started = checks(config, base, size_bytes=weights.size_bytes)
         with LocalSource(()).ranged(weights) as read:
-            for at in range(0, weights.size_bytes, _CHUNK_BYTES):
-                started.feed(memoryview(read(at, _CHUNK_BYTES)))
+            for at in range(0, weights.size_bytes, CHUNK_BYTES):
+                started.feed(memoryview(read(at, CHUNK_BYTES)))
         report = started.finish()
         spectra = report.to_dict() if report.bytes_read else None
         return Measured(report.findings, report.overflows, spectra, report.bytes_read)

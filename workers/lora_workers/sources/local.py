@@ -22,9 +22,8 @@ from lora_registry.errors import Rejected, Transient
 from lora_registry.findings import has_error
 from lora_registry.sources import PinnedFile, PinnedSource, Tap
 from lora_registry.tokenizer_maps import TOKENIZER_FILES
-from lora_workers.sources.digesting import ChunkDigest
+from lora_workers.sources.digesting import CHUNK_BYTES, ChunkDigest
 
-_CHUNK_BYTES = 1 << 20
 _MOST_NAMES = 10_000
 _REJECTED_ERRNO: dict[int, Code] = {
     errno.EACCES: source_codes.SOURCE_PERMISSION,
@@ -91,7 +90,7 @@ class LocalSource:
             Rejected: it changed, while it was copied at the latest, or may not be read.
             Transient: the file system failed.
         """
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        buffer = memoryview(bytearray(CHUNK_BYTES))
         with _opened(file) as source, _mapped(file.location), Path(to).open("wb") as target, ChunkDigest(tap) as digest:
             while count := os.readv(source, [buffer]):
                 digest.update(buffer[:count])

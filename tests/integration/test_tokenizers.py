@@ -93,6 +93,8 @@ def test_check_of_a_registered_base_has_its_tokenizer(
     monkeypatch.setenv("LORA_REGISTRY_KEY_PREFIX", registry.settings.key_prefix)
     checked = CliRunner().invoke(app, ["check", str(adapter), "--base", BASE, "--json"])
     assert checked.exit_code == 1, checked.output
+    unknown = CliRunner().invoke(app, ["check", str(adapter), "--base", "not-registered", "--json"])
+    assert unknown.exit_code == 2, unknown.output  # as a base that cannot be read
     assert "TOKEN_ID_CHANGED" in {finding["code"] for finding in json.loads(checked.stdout)["findings"]}
 
 

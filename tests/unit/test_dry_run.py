@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 from lora_registry.engine_profiles import BUILT_IN, Ruling, find_profiles
 from lora_registry.findings import Finding
 from lora_registry.report import Verdict
+from lora_workers import extras
 from lora_workers.cli import code_page
 from lora_workers.cli.app import app
 from lora_workers.dry_run import DryRun, Measured, numeric_findings
@@ -262,6 +264,30 @@ def test_the_numbers_themselves_are_read_when_asked_for(tmp_path: Path) -> None:
     assert good.spectra is not None
     assert good.bytes_read > (source / "adapter_model.safetensors").stat().st_size
     assert [(each.code, each.subject) for each in bad.findings] == [("NUMBERS_NOT_FINITE", name)]
+
+
+def test_numbers_are_shown_to_people_and_to_programs() -> None:
+    """With --numeric the terminal has a line for each kind of module, and JSON has the spectra; without, neither."""
+    shown = run("check", GOOD, "--base", BASE, "--numeric")
+    assert shown.exit_code == 0, shown.stderr
+    assert re.search(r"^  q_proj +\d+ +\S+ +\S+ +\S+ +\S+ +\d+\.\d +$", shown.stdout, flags=re.MULTILINE)
+    assert "measured on cpu" in shown.stdout
+
+    report = json.loads(run("check", GOOD, "--base", BASE, "--numeric", "--json").stdout)
+    assert sorted(report) == sorted([*KEYS, "spectra"])
+    assert {each["family"] for each in report["spectra"]["families"]} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert report["bytes_read"] > report["spectra"]["bytes_read"] > 0
+
+    assert "measured on" not in run("check", GOOD, "--base", BASE, "--no-numeric").stdout
+
+
+def test_numbers_without_torch_are_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for them learns what to install; without --numeric nothing is missing."""
+    monkeypatch.setitem(extras._MODULES, "numeric", ("not_torch",))
+    asked = run("check", GOOD, "--base", BASE, "--numeric")
+    assert asked.exit_code == 2
+    assert "lora-registry[numeric]" in asked.stderr
+    assert run("check", GOOD, "--base", BASE).exit_code == 0
 
 
 @pytest.mark.parametrize("page", ["codes", "engines"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,12 @@ def check(
         list[str] | None,
         typer.Option(metavar="NAME|FILE", help=f"{', '.join(BUILT_IN)}, or a profile's JSON file.  [default: all]"),
     ] = None,
-    numeric: Annotated[bool, typer.Option("--numeric/--no-numeric", help="Look at the numbers, too.")] = False,
+    numeric: Annotated[
+        bool,
+        typer.Option(
+            "--numeric/--no-numeric", help="Look at the numbers, too; that takes torch and reads all of the weights."
+        ),
+    ] = False,
     also_known_as: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Another name that adapters give for DIR.")
     ] = None,
@@ -101,12 +106,32 @@ def _print_report(source: str, report: ValidationReport) -> None:
     shown = ", ".join(f"{count} {severity}{'s' * (count > 1)}" for severity, count in counts if count)
     print_line(f"{source}: {report.verdict}{f' ({shown})' if shown else ''}")
     print_findings(report.findings)
+    if report.spectra is not None:
+        _print_spectra(report.spectra)
     if report.verdict is Verdict.INVALID or not report.engines:
         return  # no engine is given it, which is all that there is to say
     rows = [row for name, each in report.engines.items() for row in _engine_rows(name, each)]
     print_table(("engine", "verdict", "code", "about", "reason"), rows, indent="  ")
     reasons = [reason for each in report.engines.values() for reason in each.reasons]
     print_lines(f"  {code}: {remedy}" for code, remedy in {reason.code: reason.remedy for reason in reasons}.items())
+
+
+def _print_spectra(spectra: Mapping[str, Any]) -> None:
+    """The sizes of the changes that the adapter makes, by kind of module."""
+    print_line(f"  the changes that it makes, s·B·A (measured on {spectra['device']}):")
+    rows = [
+        (
+            each["family"],
+            each["count"],
+            f"{each['frobenius_median']:.3g}",
+            f"{each['frobenius_max']:.3g}",
+            f"{each['sigma_1_median']:.3g}",
+            f"{each['sigma_1_max']:.3g}",
+            f"{each['stable_rank_median']:.1f}",
+        )
+        for each in spectra["families"]
+    ]
+    print_table(("modules", "count", "norm", "largest", "sigma 1", "largest", "stable rank"), rows, indent="  ")
 
 
 def _engine_rows(name: str, verdict: EngineVerdict) -> list[tuple[str, ...]]:

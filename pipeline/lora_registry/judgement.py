@@ -15,7 +15,7 @@ from lora_registry.compatibility import check_compatibility
 from lora_registry.engine_profiles import EngineProfile
 from lora_registry.engine_verdicts import EngineVerdict, judge_engines, refuse_invalid
 from lora_registry.errors import Rejected
-from lora_registry.findings import Finding, has_error
+from lora_registry.findings import Finding, Severity, has_error
 from lora_registry.safetensors_header import Header
 from lora_registry.sources import PinnedSource, Source
 from lora_registry.tokenizer_comparison import check_tokenizer
@@ -64,6 +64,8 @@ def judge(
         overflows: dtypes, as safetensors calls them, that the numbers overflow, where they were looked at.
     """
     begun = perf_counter()
+    if any(profile.served_dtype(base.dtype) not in overflows for profile in profiles):
+        more_findings = [_tolerated(finding) for finding in more_findings]
     findings = (*_check_rank(config, max_lora_rank), *check_compatibility(config, header, base), *more_findings)
     timings_ms = {"structure": (perf_counter() - begun) * 1000}
     if not profiles:
@@ -76,6 +78,17 @@ def judge(
         engines = judge_engines(traits, profiles)
     timings_ms["engines"] = (perf_counter() - begun) * 1000
     return Judgement(findings, engines, timings_ms)
+
+
+def _tolerated(finding: Finding) -> Finding:
+    """The finding, of an adapter that some node serves right.
+
+    An overflow in the base's own dtype is an error, because engines serve in that dtype unless told otherwise; where a
+    profile says that a node serves in one that holds the values, it is that of each profile to refuse the adapter.
+    """
+    if finding.code != fit_codes.DTYPE_OVERFLOW.code:
+        return finding
+    return finding.model_copy(update={"severity": Severity.WARNING})
 
 
 def judge_tokenizer(

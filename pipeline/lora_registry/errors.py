@@ -8,7 +8,8 @@
     ├── Transient           the world is wrong: retry with backoff, then dead-letter
     │   ├── RedisUnavailable
     │   ├── ServerNotAdmitted
-    │   └── QueueFull
+    │   ├── QueueFull
+    │   └── ProcessUnfit    … and only in another process: record, then end this one
     ├── LeaseLost           someone else owns the registration: stop, write nothing
     ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
     ├── NotFound            nothing of that name is registered
@@ -98,6 +99,13 @@ class QueueFull(Transient):
 
     code = "QUEUE_FULL"
     remedy = "Start more workers or wait; the limit is LORA_REGISTRY_MAX_QUEUED_EVENTS."
+
+
+class ProcessUnfit(Transient):
+    """Something failed that this process does not recover from; another one may do the work."""
+
+    code = "PROCESS_UNFIT"
+    remedy = "Nothing: it is retried in a new process. If it lasts, look at the message."
 
 
 class LeaseLost(RegistryError):

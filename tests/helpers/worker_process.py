@@ -8,6 +8,7 @@ A worker does what the registration's label `fault` says, once for each registra
     poison:STAGE         SIGKILL the worker each time
     hold:STAGE           wait before the stage's work until the file `release` exists
     meet:STAGE:N         wait before the stage's work until N registrations have come there
+    unfit:STAGE          say, once, that the process cannot work any more
     change:STAGE         change a byte of the source's weights before the stage's work
     stop:STAGE           SIGSTOP the worker before the stage's work
 """
@@ -24,6 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from lora_registry.errors import ProcessUnfit
 from lora_registry.inbox import Entry, Inbox
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.settings import load_settings
@@ -83,6 +85,9 @@ class Faults:
             os.killpg(0, signal.SIGSTOP)
         if kind == "change" and self._note(lease, kind):
             change_a_byte(Path(lease.registration.source))
+        if kind == "unfit" and self._note(lease, kind):
+            (self._directory / "unfit-process").write_text(str(os.getpid()))
+            raise ProcessUnfit("the GPU failed: a CUDA error that stays")
         if kind == "hold":
             wait_until((self._directory / "release").exists, what="release", timeout_s=120)
         if kind == "meet":

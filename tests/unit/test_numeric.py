@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tests.helpers.weights import Array, cast, measure, random_values, weights_b
 
 from lora_registry.adapter_config import parse_adapter_config
 from lora_registry.base_profile import ModuleKind
-from lora_registry.errors import Configuration
+from lora_registry.errors import Configuration, ProcessUnfit, Transient
 from lora_registry.findings import Severity
 from lora_registry.numeric_report import ModuleSpectrum, NumericReport
 from lora_workers.base_models import read_base_profile
@@ -419,3 +420,32 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [open_device("auto", index=index).index for index in range(3)] == [0, 1, 0]
     assert open_device("cpu", index=1).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("raised", "mapped", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), Transient, "Tried to allocate 2 GiB"),
+        (MemoryError(), Transient, "memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Transient, "can't allocate"),
+        (torch.AcceleratorError("an illegal memory access was encountered"), ProcessUnfit, "illegal memory access"),
+        (RuntimeError("CUDA error: device-side assert triggered\nCompile with …"), ProcessUnfit, "assert triggered"),
+        (RuntimeError("cuBLAS: CUDA is gone"), ProcessUnfit, "gone"),
+        (RuntimeError("a mistake of ours"), RuntimeError, "a mistake of ours"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("where", ["feed", "finish"])
+def test_failures_of_the_device_say_nothing_about_the_adapter(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, mapped: type[Exception], says: str, where: str
+) -> None:
+    """No memory: later. A CUDA error that stays: later, in another process. What we did wrong stays what it is."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise raised
+
+    monkeypatch.setattr(meter.CpuMeter, "take" if where == "feed" else "finish", fail)
+    with pytest.raises(mapped, match=says) as caught:
+        measure(make_adapter(), random_values(make_adapter()))
+    assert type(caught.value) is mapped
+    assert "\n" not in str(caught.value)

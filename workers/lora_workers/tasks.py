@@ -17,6 +17,7 @@ from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
 from lora_registry.engine_profiles import find_profiles
+from lora_registry.errors import ProcessUnfit
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
 from lora_registry.numeric_report import NumericPass, StartNumericPass
@@ -34,6 +35,8 @@ from lora_workers.logs import log_to_stderr
 from lora_workers.sources import open_sources
 
 _BUDGET_S = 10.0
+_UNFIT = 70
+"""Exit code of a process that cannot work any more. Source: sysexits.h, EX_SOFTWARE."""
 Around = Callable[[Stage, Perform], Perform]
 """Puts something around a stage's function: tracing, or a fault that a test injects."""
 
@@ -49,16 +52,23 @@ class Station:
         self._around = around or (lambda _, perform: perform)
 
     def run(self, stage: Stage) -> int:
-        """Work on the due registrations of `stage`; returns how many."""
-        return work(
-            stage,
-            self._around(stage, self._perform[stage]),
-            ledger=self._ledger,
-            keeper=self._keeper,
-            wake=self._wake,
-            owner=self._owner,
-            budget_s=_BUDGET_S,
-        )
+        """Work on the due registrations of `stage`; returns how many.
+
+        A process that cannot work any more ends instead, and the pool starts another.
+        """
+        try:
+            return work(
+                stage,
+                self._around(stage, self._perform[stage]),
+                ledger=self._ledger,
+                keeper=self._keeper,
+                wake=self._wake,
+                owner=self._owner,
+                budget_s=_BUDGET_S,
+            )
+        except ProcessUnfit as error:
+            logger.error("%s: this process ends, to be replaced: %s", stage, error)
+            os._exit(_UNFIT)  # nothing is lost: what failed is recorded, and the sweep wakes the stage again
 
     @cached_property
     def _perform(self) -> dict[Stage, Perform]:

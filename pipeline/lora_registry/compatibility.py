@@ -37,6 +37,8 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 `LoraLayer.update_layer` in peft/tuners/lora/layer.py (PEFT 0.21.2): these subtract from the base's weight.
 """
+_READS_BASE = ("pissa", "olora", "orthogonal", "lora_ga", "mica")
+"""Ways of initialising that look for the module's own weight."""
 _CONTAINERS: dict[tuple[int, int], tuple[BaseProfile, Sequence[str], frozenset[str]]] = {}
 """What every comparison with a base asks for, kept by the identity of its modules and parameters, which live as long
 as the entry does."""
@@ -108,6 +110,7 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
     targets, ranks = select_targets(config, base), config.ranks()
     wrapped = wrap_parameters(config, base, targets)
     yield from wrapped.findings
+    yield from _check_initialisation(config, base, wrapped.by_name, tensors)
     saved, applied = saved_names(config, base), 0
     for name, roles in tensors.lora.items():
         parameter = wrapped.by_name.get(name)
@@ -134,6 +137,33 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
         yield fit_codes.NO_MODULE_APPLIED.finding(expected="at least 1 module", actual="0 modules")
     yield from _check_targets(base, targets, tensors)
     yield from _absent_parameters(wrapped.by_name, tensors)
+
+
+def _check_initialisation(
+    config: AdapterConfig, base: BaseProfile, wrapped: dict[str, WrappedParameter], tensors: SortedTensors
+) -> Iterator[Finding]:
+    """Ways of initialising that PEFT cannot repeat when it loads the adapter, as it does before it reads the weights.
+
+    Source: the `…_init` methods of LoraLayer in peft/tuners/lora/layer.py (PEFT 0.21.2).
+    """
+    named = config.init_lora_weights.lower()
+    if named == "corda":
+        message = "PEFT loads it only onto a model that was prepared for CorDA."
+    elif named == "mica" and config.use_dora:
+        message = "PEFT refuses it together with use_dora."
+    elif wrapped and named.startswith(_READS_BASE):
+        message = "PEFT takes it for modules only, not for parameters such as stacked experts."
+    elif named == "olora" and any(_is_conv1d(base, name) for name in tensors.lora):
+        message = "PEFT gives the halves the wrong shapes on a Conv1D."
+    else:
+        return
+    remedy = "Set init_lora_weights to true in adapter_config.json: the weights are trained, and it counts no more."
+    yield file_codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message, actual=named[:40], remedy=remedy)
+
+
+def _is_conv1d(base: BaseProfile, name: str) -> bool:
+    shape = base.module(name)
+    return shape is not None and shape.kind is ModuleKind.CONV1D
 
 
 def _first(roles: dict[Role, TensorEntry]) -> str:

@@ -46,7 +46,22 @@ def run(stand: Stand) -> list[Figure]:
             *_times(base, adapter, rank, rounds=10 if stand.quick else 50),
             *_peers(adapter, rank, ours_s=ours_s),
         ]
-    return figures
+    return figures + _corpus(stand)
+
+
+def _corpus(stand: Stand) -> list[Figure]:
+    """The slowest verdict on anything valid, broken or hostile."""
+    directory = stand.directory / "corpus"
+    directory.mkdir()
+    taken = _process("corpus", directory)
+    if taken is None:
+        print("    peft is not installed: the corpus is not checked")
+        return []
+    name = f"structure, corpus of {len(taken)}: slowest verdict"
+    return [
+        Figure(name, "ms", 1000 * max(taken), at_most=1000),
+        Figure("structure, corpus: median verdict", "ms", 1000 * statistics.median(taken)),
+    ]
 
 
 def _bytes_read(dry_run: DryRun, adapter: Path, rank: int) -> Figure:
@@ -93,18 +108,24 @@ def _peers(adapter: Path, rank: int, *, ours_s: float) -> list[Figure]:
 
 
 def _measured(kind: str, adapter: Path) -> float | None:
-    return _run(sys.executable, "-m", "tests.benchmarks.structure_process", kind, str(adapter))
+    taken = _process(kind, adapter)
+    return None if taken is None else statistics.median(taken)
+
+
+def _process(kind: str, directory: Path) -> list[float] | None:
+    return _run(sys.executable, "-m", "tests.benchmarks.structure_process", kind, str(directory))
 
 
 def _scanned(adapter: Path) -> float | None:
     python = _PEERS if _PEERS.exists() else sys.executable
-    return _run(str(python), str(Path(__file__).with_name("adaptersentry_process.py")), str(adapter))
+    taken = _run(str(python), str(Path(__file__).with_name("adaptersentry_process.py")), str(adapter))
+    return None if taken is None else statistics.median(taken)
 
 
-def _run(*command: str) -> float | None:
+def _run(*command: str) -> list[float] | None:
     ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
-    measured = json.loads(ran.stdout.splitlines()[-1])
-    return None if measured is None else statistics.median(measured)
+    taken: list[float] | None = json.loads(ran.stdout.splitlines()[-1])
+    return taken
 
 
 def _seconds(call: Callable[[], object], *, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -77,13 +77,11 @@ def profile_from_headers(
     """Build the profile of a base model.
 
     Args:
-        name: the base model's name in the registry.
-        config: its config.json.
+        name: the base model's name in the registry. config: its config.json.
         headers: the headers of all its weight files, in any order.
         source, also_known_as: where the files are, and other names of the base.
         running: the model that config.json describes; without it, only usual architectures can be told.
-        read_tensor: reads a small tensor by its name (the state of a 4-bit weight).
-        tokenizer: the tokenizer beside the weights.
+        read_tensor: reads a small tensor by its name (the state of a 4-bit weight). tokenizer: the one beside them.
 
     Raises:
         BaseProfileError: the files are incomplete, contradictory, or of an unknown kind.
@@ -96,7 +94,6 @@ def profile_from_headers(
         running, disk = _model_of_headers(shapes, config, model_type, architecture)
     else:
         disk = _checked(shapes, running, config)
-    entries = [on_disk[key] for key in shapes if key in on_disk] or list(on_disk.values())
     return BaseProfile(
         name=name,
         revision=_revision(config, on_disk),
@@ -104,21 +101,21 @@ def profile_from_headers(
         also_known_as=tuple(also_known_as),
         model_type=model_type,
         architecture=architecture,
-        disk_modules=disk,
         num_layers=num_layers,
-        dtype=_usual_dtype(entries),
+        dtype=_usual_dtype([on_disk[key] for key in shapes if key in on_disk] or list(on_disk.values())),
         quantization=quantization_method(config),
-        **_fields_of(running),
+        **_fields_of(running, disk),
     ).with_tokenizer(tokenizer)
 
 
-def _fields_of(running: RunningModel) -> dict[str, Any]:
-    """What a profile takes from the running model."""
+def _fields_of(running: RunningModel, disk: dict[str, ModuleShape]) -> dict[str, Any]:
+    """What a profile takes from the running model, and from the files where they have other names."""
     embedding = running.modules.get(running.input_embedding)
     if embedding is None:
         raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, message="The model has no embedding of input tokens.")
     return {
         "modules": running.modules,
+        "disk_modules": disk,
         "parameters": running.parameters,
         "experts": running.experts,
         "embedding_rows": embedding.in_features,

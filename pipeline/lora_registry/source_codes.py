@@ -20,7 +20,9 @@ SOURCE_OUTSIDE_ROOTS = error(
     "The path is not inside a directory that the operator allows.",
     "Put the adapter under one of LORA_REGISTRY_SOURCE_ROOTS, or have the operator add its directory.",
 )
-SOURCE_NOT_FOUND = error("SOURCE_NOT_FOUND", "There is no such directory or prefix.", "Check the path and that workers see it.")
+SOURCE_NOT_FOUND = error(
+    "SOURCE_NOT_FOUND", "There is no such directory or prefix.", "Check the path and that workers see it."
+)
 SOURCE_NOT_A_DIRECTORY = error(
     "SOURCE_NOT_A_DIRECTORY",
     "The source is not a directory.",

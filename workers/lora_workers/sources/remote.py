@@ -118,12 +118,12 @@ def changed(file: PinnedFile) -> Rejected:
 
 
 def check_path(path: str, *, url: str) -> str:
-    """The path of a URL below its bucket or repository, without "/" at its ends.
+    """The path of a URL below its bucket or repository, without a "/" at its end.
 
     Raises:
         Rejected: it has empty, `.` or `..` parts, control characters or a chained URL.
     """
-    path = path.strip("/")
+    path = path.removesuffix("/")
     parts = path.split("/") if path else []
     is_legal = path.isprintable() and "\\" not in path and "::" not in path and len(path) <= 1024
     if not is_legal or any(part in ("", ".", "..") for part in parts):

@@ -112,7 +112,7 @@ class RemoteSource:
 def rejected(code: Code, subject: str, *, expected: object = "", actual: object = "") -> Rejected:
     """The rejection with one finding of `code`."""
     finding = code.finding(subject, expected=expected, actual=actual)
-    return Rejected(f"{subject}: {finding.message}", findings=(finding,))
+    return Rejected(f"{subject}: {finding.message}", findings=(finding,), remedy=finding.remedy)
 
 
 def changed(file: PinnedFile) -> Rejected:

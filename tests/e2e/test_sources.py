@@ -11,9 +11,9 @@ from lora_registry.registrations import Outcome
 from lora_registry.stages import Stage
 from tests.helpers.adapters_on_disk import WEIGHTS as WEIGHTS_FILE
 from tests.helpers.adapters_on_disk import copy_adapter
-from tests.helpers.hub_server import HubServer
+from tests.helpers.hub_server import TOKEN, HubServer
 from tests.helpers.registry import BASE
-from tests.helpers.s3_server import UNVERSIONED, VERSIONED, S3Server
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, UNVERSIONED, VERSIONED, S3Server
 from tests.helpers.servers import remove_keys
 from tests.helpers.sources import unique, write_credentials
 from tests.helpers.stack import Stack, make_settings
@@ -112,3 +112,32 @@ def test_upload_that_is_never_finished_is_rejected_for_what_is_missing(stack: St
         ("SOURCE_INCOMPLETE", WEIGHTS_FILE),
     ]
     assert stack.times_worked_on(registration, Stage.RESOLVE) >= 3
+
+
+def test_secrets_are_neither_in_redis_nor_in_the_log(stack: Stack, s3_server: S3Server, adapter: Path) -> None:
+    """A registration that used credentials, and one that was refused, left only names behind."""
+    prefix = f"{VERSIONED}/{unique()}"
+    s3_server.put_directory(adapter, prefix)
+    urls = [f"s3://{prefix}", "hf://team/nothing-here", f"s3://{unique('bucket')}/x"]
+    ids = [stack.submit(unique("secret"), source=url) for url in urls]  # type: ignore[arg-type] # URLs
+    outcomes = [each.outcome for each in stack.wait_for(ids).values()]
+    assert sorted(str(each) for each in outcomes) == ["published", "rejected", "rejected"]
+    kept = (stack.directory / "processes.log").read_text() + _everything_in(stack)
+    assert "registration" in kept
+    for secret in (SECRET_KEY, ACCESS_KEY, TOKEN):
+        assert secret not in kept
+
+
+def _everything_in(stack: Stack) -> str:
+    """All keys of the registry with their values."""
+    redis = stack.registry.client
+    readers = {
+        "hash": redis.hgetall,
+        "string": redis.get,
+        "list": lambda key: redis.lrange(key, 0, -1),
+        "stream": redis.xrange,
+        "zset": lambda key: redis.zrange(key, 0, -1),
+        "set": redis.smembers,
+    }
+    keys = list(redis.scan_iter(f"{stack.settings.key_prefix}*"))
+    return "\n".join(f"{key} {readers[redis.type(key)](key)}" for key in keys)

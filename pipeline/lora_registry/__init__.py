@@ -10,6 +10,12 @@
     publish     stages/publish.py   one script: version, alias, announcements, outcome
     announce    announcements.py    the messages, and the view of the catalog that they add up to
     subscribe   subscriber.py       a serving node hears each change once and in order
+    acknowledge nodes.py            the node says how far it is with each version, and that it lives
+
+What becomes of a version then: lifecycle.py (retire, label, roll back), promotion.py (move an alias through a gate),
+rollout.py (how far it has come among the nodes, and waiting for them), selection.py (selectors, and what a node is to
+hold by its own), named_collections.py, node_verdicts.py (what a node would make of it) and kept_traits.py (which a
+record keeps for that).
 
 Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
 for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_registry.catalog import AliasMode, AliasTarget, VersionRecord
 from lora_registry.errors import AnnouncementGap
+from lora_registry.names import AdapterName
 
 _TYPE_PREFIX = "io.lora-registry."
 _TYPE_SUFFIX = ".v1"
@@ -24,7 +25,10 @@ class Kind(StrEnum):
 
     VERSION_PUBLISHED = "version.published"
     LABELS_CHANGED = "version.labels-changed"
+    VERSION_RETIRED = "version.retired"
+    VERSION_DIRECTED = "version.directed"
     ALIAS_MOVED = "alias.moved"
+    ALIAS_REMOVED = "alias.removed"
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,39 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Direction:
+    """Nodes that are to hold a version for a while, whether or not an alias that they follow points at it.
+
+    Attributes:
+        nodes: their ids, and nobody else's; empty: the while is over.
+        until_s: when it is over in any case, in seconds since 1970-01-01.
+    """
+
+    nodes: tuple[str, ...] = ()
+    until_s: float = 0.0
+
+    @classmethod
+    def parse(cls, stored: str) -> Direction:
+        """Parse the stored form `<until in s> <node id> …`."""
+        until_s, *nodes = stored.split(" ")
+        return cls(tuple(nodes), float(until_s))
+
+    def holds(self, node_id: str, *, now_s: float) -> bool:
+        """Whether the node is to hold the version at this time."""
+        return node_id in self.nodes and now_s < self.until_s
+
+
+@dataclass(frozen=True)
 class Change:
     """One change of the catalog of a base model.
 
     Attributes:
         kind: what changed.
         subject: served name of the version, or `namespace.name@alias`.
-        record: the version that was published, whose labels changed, or that the alias points at; None if the view
-            was begun at a cursor without its catalog and the version is older than that.
-        target: what the alias points at; None if the change is not about an alias.
+        record: the version that was published, retired or directed, whose labels changed, or that the alias points
+            at; None if the view was begun at a cursor without its catalog and the version is older than that.
+        target: what the alias points at; None if the change is not about an alias, or the alias was removed.
+        direction: which nodes are to hold the version, if the change is about that.
         message: the CloudEvents message; empty if the change is part of a reset.
     """
 
@@ -56,6 +84,7 @@ class Change:
     record: VersionRecord | None
     target: AliasTarget | None = None
     message: str = field(default="", repr=False)
+    direction: Direction | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +95,8 @@ class Update:
         changes: changes to apply; empty if only the cursor moved.
         cursor: how far the caller is after them.
         reset: whether they are the net difference to a snapshot instead of announcements one by one.
-        gone: served names and aliases that the caller had and the snapshot has not (after a restore from a backup).
+        gone: served names and aliases that the caller had and the snapshot has not: retired or removed meanwhile, or
+            lost with a server that was restored from a backup.
     """
 
     changes: tuple[Change, ...]
@@ -83,11 +113,17 @@ class CatalogView:
         cursor: as of when.
         versions: `namespace.name.vN` → version.
         aliases: `namespace.name@alias` → target.
+        directed: `namespace.name.vN` → nodes that are to hold it for a while.
     """
 
     cursor: Cursor = Cursor()
     versions: dict[str, VersionRecord] = field(default_factory=dict)
     aliases: dict[str, AliasTarget] = field(default_factory=dict)
+    directed: dict[str, Direction] = field(default_factory=dict)
+
+    def copy(self) -> CatalogView:
+        """The same catalog in dictionaries of its own."""
+        return CatalogView(self.cursor, dict(self.versions), dict(self.aliases), dict(self.directed))
 
     def resolve(self, alias: str) -> VersionRecord:
         """The version that `namespace.name@alias` points at.
@@ -113,6 +149,7 @@ class CatalogView:
                 "sequence": self.cursor.sequence,
                 "versions": {name: record.model_dump(mode="json") for name, record in self.versions.items()},
                 "aliases": {name: [target.version, target.mode] for name, target in self.aliases.items()},
+                "directed": {name: [each.nodes, each.until_s] for name, each in self.directed.items()},
             }
         )
 
@@ -124,6 +161,7 @@ class CatalogView:
             Cursor(kept["generation"], kept["sequence"]),
             {name: VersionRecord.model_validate(record) for name, record in kept["versions"].items()},
             {name: AliasTarget(version, AliasMode(mode)) for name, (version, mode) in kept["aliases"].items()},
+            {name: Direction(tuple(nodes), until) for name, (nodes, until) in kept.get("directed", {}).items()},
         )
 
 
@@ -151,13 +189,38 @@ def _change(view: CatalogView, event: dict[str, Any], message: str) -> Change | 
         kind = Kind(name)
     except ValueError:
         return None
-    if kind is Kind.ALIAS_MOVED:
-        alias = f"{data['namespace']}.{data['name']}@{data['alias']}"
-        target = view.aliases[alias] = AliasTarget(data["version"], AliasMode(data["mode"]))
-        return Change(kind, alias, view.versions.get(view.version_of(alias)), target, message)
+    if kind in (Kind.ALIAS_MOVED, Kind.ALIAS_REMOVED):
+        return _alias_change(view, kind, data, message)
+    if kind in (Kind.VERSION_RETIRED, Kind.VERSION_DIRECTED):
+        return _holding_change(view, kind, data, message)
     record = VersionRecord.model_validate(data)
     view.versions[record.field] = record
     return Change(kind, record.served_name, record, message=message)
+
+
+def _alias_change(view: CatalogView, kind: Kind, data: dict[str, Any], message: str) -> Change:
+    alias = f"{data['namespace']}.{data['name']}@{data['alias']}"
+    if kind is Kind.ALIAS_REMOVED:
+        view.aliases.pop(alias, None)
+        return Change(kind, alias, None, message=message)
+    target = view.aliases[alias] = AliasTarget(data["version"], AliasMode(data["mode"]))
+    return Change(kind, alias, view.versions.get(view.version_of(alias)), target, message)
+
+
+def _holding_change(view: CatalogView, kind: Kind, data: dict[str, Any], message: str) -> Change:
+    field = f"{data['namespace']}.{data['name']}.v{data['version']}"
+    served_name = AdapterName(data["namespace"], data["name"]).served_name(data["version"])
+    record = view.versions.get(field)
+    if kind is Kind.VERSION_RETIRED:
+        view.versions.pop(field, None)
+        view.directed.pop(field, None)
+        return Change(kind, served_name, record, message=message)
+    direction = Direction(tuple(data["nodes"]), data["until_s"])
+    if direction.nodes:
+        view.directed[field] = direction
+    else:
+        view.directed.pop(field, None)
+    return Change(kind, served_name, record, message=message, direction=direction)
 
 
 def difference(old: CatalogView, new: CatalogView) -> Update:
@@ -174,7 +237,16 @@ def difference(old: CatalogView, new: CatalogView) -> Update:
         for alias, target in new.aliases.items()
         if old.aliases.get(alias) != target
     )
+    changes.extend(_redirected(old, new))
     return Update(tuple(changes), new.cursor, reset=True, gone=tuple(_gone(old, new)))
+
+
+def _redirected(old: CatalogView, new: CatalogView) -> Iterator[Change]:
+    for name, record in new.versions.items():
+        direction = new.directed.get(name)
+        if direction != old.directed.get(name):
+            kind = Kind.VERSION_DIRECTED
+            yield Change(kind, record.served_name, record, direction=direction or Direction())
 
 
 def _gone(old: CatalogView, new: CatalogView) -> Iterator[str]:

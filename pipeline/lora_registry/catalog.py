@@ -24,6 +24,11 @@ from lora_registry.tokenizer_maps import TokenizerMap, stored_digest
 _PAGE = 1000
 _MOST_TOKENIZERS = 4
 """Maps that a process keeps; each of a large vocabulary takes some 20 MB."""
+MAX_BY = 100
+"""Characters that are kept of who moved an alias."""
+OWN_ALIAS = "@own"
+ANY_ALIAS = "@any"
+"""In a selection: each adapter's own alias, and any at all. No alias can be called so."""
 
 
 class VersionRecord(BaseModel):
@@ -44,6 +49,7 @@ class VersionRecord(BaseModel):
         registration_id: registration that published it.
         labels: what selectors select by.
         metadata: anything else that the publisher wanted to keep with it.
+        traits: what engines' verdicts depend on, as text (see kept_traits.py); empty: not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -63,6 +69,7 @@ class VersionRecord(BaseModel):
     registration_id: str
     labels: dict[str, str] = {}
     metadata: dict[str, str] = {}
+    traits: str = ""
 
     @property
     def adapter(self) -> AdapterName:
@@ -80,6 +87,16 @@ class AliasMode(StrEnum):
 
     FOLLOW = "follow"
     PINNED = "pinned"
+
+
+class MovedBy(StrEnum):
+    """What an alias was moved by."""
+
+    FOLLOW = "follow"
+    SET = "set"
+    ROLLBACK = "rollback"
+    PROMOTE = "promote"
+    RETIRE = "retire"
 
 
 @dataclass(frozen=True)
@@ -161,6 +178,7 @@ class Catalog:
                 record.model_dump_json(),
                 self._settings.log_length,
                 self._settings.retention_s,
+                self._settings.keep_last,
             ],
         )[0]
         if answer == "lost":
@@ -218,7 +236,7 @@ class Catalog:
             number = AliasTarget.parse(target).version
         stored = command(self._redis, "HGET", self._keys.versions(base), f"{adapter.qualified}.v{number}")
         if stored is None:
-            raise NotFound(f"{adapter} has no version {number}")
+            raise self._missing(adapter, base, number)
         return VersionRecord.model_validate_json(stored)
 
     def aliases(self, adapter: AdapterName) -> dict[str, AliasTarget]:
@@ -241,8 +259,14 @@ class Catalog:
         base_model: str | None = None,
         namespace: str | None = None,
         labels: Mapping[str, str] | None = None,
+        alias: str | None = None,
     ) -> Iterator[VersionRecord]:
         """Versions that match every selector given, page by page, in no particular order.
+
+        Args:
+            base_model: base model that they are for.
+            namespace: tenant. labels: labels that they carry, with these values.
+            alias: only versions that this alias points at; `OWN_ALIAS` for each adapter's own, `ANY_ALIAS` for any.
 
         Raises:
             RedisUnavailable: the server is out of reach.
@@ -250,14 +274,34 @@ class Catalog:
         wanted = (labels or {}).items()
         bases = [base_model] if base_model else sorted(set(self.adapters().values()))
         for base in bases:
+            pointed_at = self._pointed_at(base, alias) if alias else None
             with redis_errors():
-                for _, stored in self._redis.hscan_iter(self._keys.versions(base), count=_PAGE):
+                for field, stored in self._redis.hscan_iter(self._keys.versions(base), count=_PAGE):
+                    if pointed_at is not None and field not in pointed_at:
+                        continue
                     record = VersionRecord.model_validate_json(stored)
                     if namespace in (None, record.namespace) and wanted <= record.labels.items():
                         yield record
 
+    def _pointed_at(self, base: str, alias: str) -> set[str]:
+        """Versions, as `namespace.name.vN`, that the alias points at."""
+        found: set[str] = set()
+        with redis_errors():
+            for field, stored in self._redis.hscan_iter(self._keys.aliases(base), count=_PAGE):
+                adapter, _, name = field.partition("@")
+                if alias in (ANY_ALIAS, name) or (alias == OWN_ALIAS and name == adapter.partition(".")[2]):
+                    found.add(f"{adapter}.v{AliasTarget.parse(stored).version}")
+        return found
+
     def move_alias(
-        self, adapter: AdapterName, alias: str, version: int | None, *, expect: int | None = None
+        self,
+        adapter: AdapterName,
+        alias: str,
+        version: int | None,
+        *,
+        expect: int | None = None,
+        by: str = "",
+        how: MovedBy | None = None,
     ) -> VersionRecord:
         """Point `alias` at `version` and pin it there; None lets it follow the newest version again.
 
@@ -266,6 +310,8 @@ class Catalog:
             alias: the alias; the adapter's own is its name.
             version: version to point at, or None.
             expect: version it must point at now, 0 for none; None moves it in any case.
+            by: who moves it, for its history.
+            how: what it is moved by, for its history.
 
         Returns:
             The version it points at now.
@@ -290,12 +336,14 @@ class Catalog:
                 "" if version is None else version,
                 "" if expect is None else expect,
                 self._settings.log_length,
+                by[:MAX_BY],
+                how or (MovedBy.FOLLOW if version is None else MovedBy.SET),
             ],
         )
         if answer[0] == "not-admitted":
             raise ServerNotAdmitted
         if answer[0] == "unknown":
-            raise NotFound(f"{adapter} has no version {version}")
+            raise self._missing(adapter, base, version)
         if answer[0] == "conflict":
             raise Conflict(f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect}")
         return self.version(Reference(adapter, version=int(answer[1])))
@@ -381,6 +429,12 @@ class Catalog:
         """
         stored = command(self._redis, "HGETALL", self._keys.bases)
         return [_parse_profile(stored[name]) for name in sorted(stored)]
+
+    def _missing(self, adapter: AdapterName, base: str, version: int | None) -> NotFound:
+        if version is None:
+            return NotFound(f"{adapter} has no version to follow")
+        is_retired = command(self._redis, "HEXISTS", self._keys.retired(base), f"{adapter.qualified}.v{version}")
+        return NotFound(f"{adapter} has no version {version}" + (" any more: it was retired" if is_retired else ""))
 
     def _base_or_raise(self, adapter: AdapterName) -> str:
         base = self.base_of(adapter)

@@ -15,11 +15,19 @@ from lora_registry.events import RegistrationRequested, describe_validation_erro
 from lora_registry.inbox import Inbox
 from lora_registry.keys import Keys
 from lora_registry.ledger import Ledger
+from lora_registry.lifecycle import Lifecycle
+from lora_registry.named_collections import Collections
+from lora_registry.names import parse_reference
+from lora_registry.nodes import NodeRegistry, NodeState
+from lora_registry.promotion import Promotions
 from lora_registry.registrations import Registration
+from lora_registry.rollout import Need, Rollouts, Standing
 from lora_registry.settings import Settings, load_settings
 
 _ADMISSION_WAIT_S = 10.0
 _RECHECK_S = 1.0
+_SHOWN = 100
+"""Newest versions of an adapter whose standings are looked at."""
 
 
 class RegistrationClient:
@@ -40,7 +48,11 @@ class RegistrationClient:
         self._keys = Keys(settings.key_prefix)
         self._inbox = Inbox(client, settings)
         self._ledger = Ledger(client, settings)
+        self._rollouts = Rollouts(client, settings)
         self.catalog = Catalog(client, settings)
+        self.lifecycle = Lifecycle(client, settings)
+        self.nodes = NodeRegistry(client, settings)
+        self.collections = Collections(client, settings)
 
     @classmethod
     def from_url(cls, url: str | None = None, **settings: object) -> RegistrationClient:
@@ -123,3 +135,43 @@ class RegistrationClient:
                 if time.monotonic() > deadline:
                     raise WaitTimeout(f"Redis is out of reach; {registration_id} goes on when it is back") from None
                 time.sleep(_RECHECK_S)
+
+    def wait_routable(self, name: str, *, nodes: int | None = 1, timeout_s: float = 300.0) -> list[Standing]:
+        """Wait until nodes serve a version; an outage of Redis is waited out.
+
+        Args:
+            name: the version, or an adapter or alias for what it points at now.
+            nodes: how many; None: all that want it and can serve it. Eager nodes count once they answered with it,
+                others once a request would load it.
+            timeout_s: longest wait.
+
+        Returns:
+            How the nodes stand to it then.
+
+        Raises:
+            NotFound: there is no such version.
+            NotServed: it cannot come to that: no node wants it, or those that do failed or skip it.
+            WaitTimeout: it did not come to that within `timeout_s`.
+        """
+        record = self.catalog.version(parse_reference(name))
+        return self._rollouts.wait(record, Need(nodes), timeout_s=timeout_s)
+
+    def standings(self, name: str) -> list[Standing]:
+        """How the nodes that live stand to a version, or to all of an adapter that an alias or direction names.
+
+        Raises:
+            NotFound: there is no such adapter, version or alias.
+            RedisUnavailable: the server is out of reach.
+        """
+        reference = parse_reference(name)
+        if reference.version is not None or reference.alias is not None:
+            return self._rollouts.standings(self.catalog.version(reference))
+        return [
+            each
+            for each in self._rollouts.standings(*self.catalog.versions(reference.adapter)[-_SHOWN:])
+            if each.wanted or each.state not in (None, NodeState.RETIRED)
+        ]
+
+    def promotions(self) -> Promotions:
+        """What moves aliases through a gate."""
+        return Promotions(self.lifecycle, self._rollouts)

@@ -16,6 +16,8 @@
     ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
     ├── NotFound            nothing of that name is registered
     ├── Conflict            the state is not what the caller expected: read it again, then decide
+    ├── NotServed           nodes cannot serve a version as asked: look at the rollout
+    ├── PromotionAborted    the gate did not open: the alias is where it was
     ├── WaitTimeout         the outcome did not come in time; the registration goes on
     └── Configuration       the settings are wrong: fail at start
 
@@ -168,6 +170,20 @@ class Conflict(RegistryError):
 
     code = "CONFLICT"
     remedy = "Read the current state and decide again."
+
+
+class NotServed(RegistryError):
+    """No serving node can serve the version as asked."""
+
+    code = "NOT_SERVED"
+    remedy = "See what the nodes say with `lora-registry rollout NAME`, and which there are with `lora-registry nodes`."
+
+
+class PromotionAborted(RegistryError):
+    """The promotion was given up."""
+
+    code = "PROMOTION_ABORTED"
+    remedy = "See what the nodes say with `lora-registry rollout NAME`; promote again when they can serve it."
 
 
 class WaitTimeout(RegistryError):

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from lora_registry import fit_codes
 from lora_registry.adapter_config import AdapterConfig
-from lora_registry.adapter_traits import traits_of
+from lora_registry.adapter_traits import AdapterTraits, traits_of
 from lora_registry.base_profile import BaseProfile
 from lora_registry.compatibility import check_compatibility
 from lora_registry.engine_profiles import EngineProfile
@@ -34,12 +34,14 @@ class Judgement:
     Attributes:
         findings: everything that is wrong or noteworthy.
         engines: verdict by the name of an engine profile.
-        timings_ms: milliseconds for `structure` and, if there were profiles, `engines`.
+        timings_ms: milliseconds for `structure` and `engines`.
+        traits: what any engine's verdict depends on; None if an error was found.
     """
 
     findings: tuple[Finding, ...]
     engines: dict[str, EngineVerdict]
     timings_ms: dict[str, float]
+    traits: AdapterTraits | None = None
 
 
 def judge(
@@ -68,16 +70,14 @@ def judge(
         more_findings = [_tolerated(finding) for finding in more_findings]
     findings = (*_check_rank(config, max_lora_rank), *check_compatibility(config, header, base), *more_findings)
     timings_ms = {"structure": (perf_counter() - begun) * 1000}
-    if not profiles:
-        return Judgement(findings, {}, timings_ms)
     begun = perf_counter()
     if has_error(findings):
-        engines = refuse_invalid(profiles, findings)
+        traits, engines = None, refuse_invalid(profiles, findings)
     else:
         traits = traits_of(config, header, base, other_files=other_files, overflows=overflows)
         engines = judge_engines(traits, profiles)
     timings_ms["engines"] = (perf_counter() - begun) * 1000
-    return Judgement(findings, engines, timings_ms)
+    return Judgement(findings, engines, timings_ms, traits)
 
 
 def _tolerated(finding: Finding) -> Finding:

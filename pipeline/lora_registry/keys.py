@@ -4,9 +4,10 @@
     {lora}:ledger:…     work in progress, written by dispatcher and workers
     {lora}:catalog:…    what is published, written by the publish script and by operators
     {lora}:log:…        announcements, the same messages as on the channels, bounded
+    {lora}:nodes:…      what serving nodes say of themselves and acknowledge, written by them alone
     {lora}:server       which server is admitted; generation; the id counter is beside it
 
-The four areas are the unit of access control: see `deploy/redis/users.acl`. All keys carry one hash tag, so a
+The areas are the unit of access control: see `deploy/redis/users.acl`. All keys carry one hash tag, so a
 script may touch any of them.
 """
 
@@ -97,6 +98,28 @@ class Keys:
         """Sorted set: published version numbers of an adapter."""
         return f"{self.catalog}:numbers:{adapter.qualified}"
 
+    def retired(self, base_model: str) -> str:
+        """Hash: `namespace.name.vN` → `<lora_int_id> <digest> <when in us>` of what was retired."""
+        return f"{self.catalog}:retired:{base_model}"
+
+    def directed(self, base_model: str) -> str:
+        """Hash: `namespace.name.vN` → `<until in s> <node id> …`: versions that some nodes are to hold for a while."""
+        return f"{self.catalog}:directed:{base_model}"
+
+    def moves(self, adapter: AdapterName, alias: str) -> str:
+        """List: an alias's last moves as JSON, newest first."""
+        return f"{self.catalog}:moves:{adapter.qualified}@{alias}"
+
+    @property
+    def keep(self) -> str:
+        """Hash: namespace or `namespace.name` → how many versions of each adapter are kept."""
+        return f"{self.catalog}:keep"
+
+    @property
+    def collections(self) -> str:
+        """Hash: name → selector (JSON)."""
+        return f"{self.catalog}:collections"
+
     @property
     def adapters(self) -> str:
         """Hash: `namespace.name` → base model."""
@@ -125,6 +148,33 @@ class Keys:
     def channel(self, base_model: str) -> str:
         """Pub/sub channel that rings for each announcement about one base model."""
         return f"{self.prefix}:announce:{base_model}"
+
+    # Nodes
+    @property
+    def nodes(self) -> str:
+        """Prefix of all keys of nodes."""
+        return f"{self.prefix}:nodes"
+
+    @property
+    def nodes_alive(self) -> str:
+        """Sorted set: node id → when it counts as dead, in us."""
+        return f"{self.nodes}:alive"
+
+    def node(self, node_id: str) -> str:
+        """Hash: what a node is, what it holds, and since when it is there."""
+        return f"{self.nodes}:node:{node_id}"
+
+    def node_acks(self, node_id: str) -> str:
+        """Hash: served name → `<state> <since in us> <code or -> <reason>`."""
+        return f"{self.nodes}:acks:{node_id}"
+
+    def node_retired(self, node_id: str) -> str:
+        """List: versions that the node retired, newest first."""
+        return f"{self.nodes}:retired:{node_id}"
+
+    def ack_bell(self, served_name: str) -> str:
+        """Pub/sub channel that rings for each acknowledgement of a version."""
+        return f"{self.prefix}:acked:{served_name}"
 
     def outcome_channel(self, registration_id: str) -> str:
         """Pub/sub channel that rings once, when a registration ends."""

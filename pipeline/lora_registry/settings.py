@@ -74,6 +74,15 @@ class Settings(BaseSettings):
     dead_letter_retention_s: Annotated[int, Field(gt=0)] = 30 * SECONDS_PER_DAY
     log_length: Annotated[int, Field(gt=0)] = 10_000
     """Announcements kept per base model; a cursor older than that gets a reset."""
+    keep_last: Annotated[int, Field(ge=0)] = 0
+    """Versions kept of each adapter, besides those that an alias points at; 0: all. Namespaces and adapters may have
+    a number of their own."""
+    heartbeat_s: Seconds = 5.0
+    """How often a serving node says that it lives."""
+    node_timeout_s: Seconds = 20.0
+    """After so long without a heartbeat a node counts as dead, and what it acknowledged counts no more."""
+    node_retention_s: Annotated[int, Field(gt=0)] = SECONDS_PER_DAY
+    """How long a dead node is remembered, and what it holds is kept in the artifact store."""
     id_gap: Annotated[int, Field(gt=0)] = 10_000
     """By how much the id counter is raised when a new server is admitted: more than can be issued in the seconds
     that a crash or failover can lose."""

@@ -18,7 +18,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from lora_registry.announcements import CatalogView, Change, Cursor, Update, apply, difference
+from lora_registry.announcements import CatalogView, Change, Cursor, Direction, Update, apply, difference
 from lora_registry.catalog import AliasTarget, VersionRecord
 from lora_registry.connection import LONGEST_BLOCK_S, command, connect, connect_async, open_bell, redis_errors
 from lora_registry.errors import AnnouncementGap, RedisUnavailable
@@ -75,7 +75,7 @@ class SubscriberCore:
             first = f"{view.cursor.sequence + 1}-0"
             entries = yield ("XRANGE", self._keys.log(self._base_model), first, "+", "COUNT", _PAGE)
             if entries and not updates:  # the view that is handed in stays as it was, should a gap come
-                view = CatalogView(view.cursor, dict(view.versions), dict(view.aliases))
+                view = view.copy()
             for _, entry in entries:
                 view, change = apply(view, entry["message"])
                 updates.append(Update((change,) if change else (), view.cursor))
@@ -88,10 +88,12 @@ class SubscriberCore:
             head = yield from self._head()
             versions = yield from self._pages(self._keys.versions(self._base_model))
             aliases = yield from self._pages(self._keys.aliases(self._base_model))
+            directed = yield from self._pages(self._keys.directed(self._base_model))
             view = CatalogView(
                 head,
                 {name: VersionRecord.model_validate_json(record) for name, record in versions.items()},
                 {name: AliasTarget.parse(target) for name, target in aliases.items()},
+                {name: Direction.parse(stored) for name, stored in directed.items()},
             )
             newest = yield from self._head()
             try:

@@ -10,8 +10,8 @@ from typing import Protocol
 import pytest
 
 from lora_registry import subscriber as module
-from lora_registry.announcements import CatalogView, Kind, Update
-from lora_registry.names import AdapterName
+from lora_registry.announcements import CatalogView, Direction, Kind, Update
+from lora_registry.names import AdapterName, Reference
 from lora_registry.subscriber import AsyncSubscriber, Command, Subscriber, SubscriberCore
 from tests.helpers.registry import BASE, Registry
 
@@ -214,6 +214,96 @@ def test_cursor_older_than_the_log_gets_the_net_difference(registry: Registry, o
     assert face.view == registry.view()
 
 
+def change_everything(registry: Registry) -> None:
+    """Every kind of change to a catalog in which support-bot has version 1 under its own alias and `stable`."""
+    lifecycle, first = registry.lifecycle, Reference(BOT, version=1)
+    registry.register(content="two")
+    lifecycle.label(first, {"tier": "gold"})
+    registry.catalog.move_alias(BOT, "stable", 2)
+    lifecycle.direct(registry.catalog.version(first), ["node-1", "node-2"], for_s=60)
+    lifecycle.label(Reference(BOT, version=2), {"env": "prod"})
+    registry.register(content="three")
+    lifecycle.remove_alias(BOT, "stable")
+    lifecycle.retire_version(BOT, 2)
+    lifecycle.retire_adapter(AdapterName("default", "old"))
+    lifecycle.direct(registry.catalog.version(Reference(BOT, version=3)), ["node-1"], for_s=60)
+
+
+CHANGES = [
+    "version.published support-bot.v2",
+    "alias.moved default.support-bot@support-bot",
+    "version.labels-changed support-bot.v1",
+    "alias.moved default.support-bot@stable",
+    "version.directed support-bot.v1",
+    "version.labels-changed support-bot.v2",
+    "version.published support-bot.v3",
+    "alias.moved default.support-bot@support-bot",
+    "alias.removed default.support-bot@stable",
+    "version.retired support-bot.v2",
+    "alias.removed default.old@old",
+    "version.retired old.v1",
+    "version.directed support-bot.v3",
+]
+
+
+def begin(registry: Registry, face: Face) -> CatalogView:
+    """The catalog that `change_everything` starts from, as a node keeps it that goes away then."""
+    registry.register(content="one")
+    registry.register("old", content="old")
+    registry.catalog.move_alias(BOT, "stable", 1)
+    face.poll()
+    return copy(face.view)
+
+
+def test_every_kind_of_change_is_heard_in_order(registry: Registry, open_face: Open) -> None:
+    """Who stayed and who comes back to a whole log hear the same, and both hold what the server holds."""
+    stayed = open_face()
+    kept = begin(registry, stayed)
+    change_everything(registry)
+    returned = open_face(kept)
+    heard = returned.poll()
+    assert kinds(heard) == kinds(stayed.poll()) == CHANGES
+    assert returned.view == stayed.view == registry.view()
+    retired = next(change for update in heard for change in update.changes if change.subject == "support-bot.v2")
+    assert retired.record is not None
+    assert set(stayed.view.versions) == {"default.support-bot.v1", "default.support-bot.v3"}
+
+
+def test_who_was_away_for_too_long_ends_with_the_same_catalog(registry: Registry, open_face: Open) -> None:
+    """From a reset: what was retired or removed is gone, labels and directions are as they are now, and no more."""
+    kept = begin(registry, open_face())
+    change_everything(registry)
+    registry.client.delete(registry.keys.log(BASE))
+    returned = open_face(kept)
+    (update,) = returned.poll()
+    assert update.reset
+    assert set(update.gone) == {"old.v1", "default.old@old", "default.support-bot@stable"}
+    assert sorted(kinds([update])) == [
+        "alias.moved default.support-bot@support-bot",
+        "version.directed support-bot.v1",
+        "version.directed support-bot.v3",
+        "version.labels-changed support-bot.v1",
+        "version.published support-bot.v3",
+    ]
+    assert returned.view == registry.view()
+    assert copy(returned.view) == returned.view
+
+
+def test_direction_that_ended_while_away_is_told_by_a_reset(registry: Registry, open_face: Open) -> None:
+    """The change says that no node is to hold the version any more."""
+    registry.register(content="one")
+    record = registry.version()
+    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    face = open_face()
+    face.poll()
+    kept = copy(face.view)
+    registry.lifecycle.direct(record, [], for_s=0)
+    registry.client.delete(registry.keys.log(BASE))
+    (update,) = open_face(kept).poll()
+    (change,) = update.changes
+    assert (change.kind, change.subject, change.direction) == (Kind.VERSION_DIRECTED, "support-bot.v1", Direction())
+
+
 def test_missing_log_entry_is_never_skipped(registry: Registry, open_face: Open) -> None:
     """A hole in the log leads to the net difference, not to a view without what was in the hole."""
     face = open_face()
@@ -299,6 +389,12 @@ def test_snapshot_while_others_publish_is_the_catalog(registry: Registry, open_f
         number = 0
         while not stop.is_set():
             registry.register("busy", content=str(number))
+            registry.lifecycle.direct(registry.version("busy"), ["node-1"], for_s=60)
+            registry.catalog.move_alias(AdapterName("default", "busy"), f"alias-{number % 3}", number + 1)
+            if number % 4 == 3:
+                registry.lifecycle.remove_alias(AdapterName("default", "busy"), f"alias-{number % 3}")
+            if number < 30:
+                registry.lifecycle.retire_adapter(AdapterName("default", f"adapter-{number}"))
             number += 1
 
     thread = threading.Thread(target=publish_more)

@@ -11,7 +11,7 @@ PERMANENT = re.compile(
     r":(server|ids:last"
     r"|inbox:(events|number:[^:]+)"
     rf"|ledger:({_WORK}|superseded|dead)"
-    r"|catalog:(adapters|sequences|bases|tokenizers|adapter:[^:]+|versions:[^:]+|aliases:[^:]+|numbers:[^:]+)"
+    r"|catalog:(adapters|sequences|bases|keep|collections|tokenizers|(adapter|versions|aliases|numbers|retired|directed|moves):[^:]+)"
     r"|log:[^:]+"
     r"|celery:.+)"
 )

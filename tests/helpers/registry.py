@@ -14,8 +14,11 @@ from lora_registry.events import RegistrationRequested
 from lora_registry.inbox import Inbox, admit
 from lora_registry.keys import Keys
 from lora_registry.ledger import Lease, Ledger
+from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName, Reference
+from lora_registry.nodes import NodeRegistry
 from lora_registry.registrations import Outcome, Registration
+from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
 from lora_registry.stages.publish import publish
@@ -45,6 +48,9 @@ class Registry:
         self.inbox = Inbox(client, settings)
         self.ledger = Ledger(client, settings)
         self.catalog = Catalog(client, settings)
+        self.lifecycle = Lifecycle(client, settings)
+        self.nodes = NodeRegistry(client, settings)
+        self.rollouts = Rollouts(client, settings)
 
     def with_settings(self, **changes: Any) -> Registry:
         """The same registry, as a process with other settings sees it."""

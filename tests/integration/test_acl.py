@@ -17,10 +17,14 @@ from lora_registry.announcements import Kind
 from lora_registry.catalog import Catalog
 from lora_registry.client import RegistrationClient
 from lora_registry.connection import command, connect
+from lora_registry.engine_profiles import Ruling
 from lora_registry.errors import Configuration
 from lora_registry.inbox import admit
+from lora_registry.kept_traits import parse_traits
 from lora_registry.keys import Keys
 from lora_registry.names import AdapterName
+from lora_registry.node_verdicts import verdict_for_node
+from lora_registry.nodes import NodeRegistry, NodeState
 from lora_registry.registrations import Outcome
 from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
@@ -29,6 +33,7 @@ from lora_workers import processes
 from lora_workers.base_models import read_base_profile
 from lora_workers.embedded import EmbeddedValkey
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
+from tests.helpers.nodes import make_info, serve
 from tests.helpers.registry import BASE
 from tests.helpers.stack import environment_of, make_settings
 from tests.helpers.waiting import wait_until
@@ -169,6 +174,14 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         published = client.wait(one, timeout_s=60)
         assert published.outcome is Outcome.PUBLISHED
         operator.move_alias(ADAPTER, "stable", published.version)
+        (record,) = client.catalog.versions(ADAPTER)
+        assert parse_traits(record.traits).largest_rank == record.rank
+        assert verdict_for_node(record, make_info(max_lora_rank=record.rank)).verdict is Ruling.ACCEPT
+        nodes = NodeRegistry(server.as_role("node"), settings)
+        nodes.heartbeat(make_info(), digests=[], fresh=True)
+        serve(nodes, "node-1", "support-bot.v1")
+        assert [each.state for each in client.wait_routable("support-bot", timeout_s=60)] == [NodeState.ROUTABLE]
+        assert client.standings("support-bot")[0].reason == ""
         assert client.catalog.versions(ADAPTER)[0].lora_int_id == published.lora_int_id
 
         node = Subscriber(BASE, url=server.url("node")).follow(idle_s=60)
@@ -193,6 +206,23 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         print(said)
     assert "no permissions" not in said.lower()
     assert "noperm" not in said.lower()
+
+
+def test_node_says_what_it_is_and_does_under_its_own_role(server: Server) -> None:
+    """A node's role is enough for all that nodes say, and the publisher's to read it."""
+    settings = make_settings(server.url("node"), Path("/nowhere"))
+    nodes = NodeRegistry(server.as_role("node"), settings)
+    nodes.heartbeat(make_info(), digests=[], fresh=True)
+    nodes.heartbeat(make_info(), digests=["sha256:1"])
+    serve(nodes, "node-1", "support-bot.v1")
+    nodes.ack("node-1", "support-bot.v0", NodeState.RETIRED)
+    for role in ("publisher", "gateway", "worker", "operator"):
+        reader = NodeRegistry(server.as_role(role), settings)
+        assert [node.info.node_id for node in reader.nodes()] == ["node-1"]
+        assert [ack.state for ack in reader.acks("support-bot.v1")] == [NodeState.ROUTABLE]
+        assert len(reader.acks_of("node-1")) == 2
+    nodes.leave("node-1")
+    assert nodes.nodes() == []
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -239,6 +269,11 @@ def test_only_dispatcher_and_operator_admit_a_server(server: Server, role: str) 
         ("publisher", ("HSET", KEYS.accepted(REGISTRATION), "a", "b"), ("HGETALL", f"{KEYS.ledger}:wake:allocate")),
         ("gateway", ("XRANGE", KEYS.log(BASE), "-", "+"), ("HSET", KEYS.sequences, BASE, "9")),
         ("node", ("XRANGE", KEYS.log(BASE), "-", "+"), ("XADD", KEYS.events, "*", "id", REGISTRATION)),
+        ("node", ("HSET", KEYS.node_acks("node-1"), "a", "b"), ("HSET", KEYS.aliases(BASE), "a", "b")),
+        ("node", ("PUBLISH", KEYS.ack_bell("a.v1"), "seen"), ("PUBLISH", KEYS.channel(BASE), "forged")),
+        ("publisher", ("HGETALL", KEYS.node("node-1")), ("HSET", KEYS.node_acks("node-1"), "a", "b")),
+        ("gateway", ("SUBSCRIBE", KEYS.ack_bell("a.v1")), ("PUBLISH", KEYS.ack_bell("a.v1"), "seen")),
+        ("worker", ("HGETALL", KEYS.node("node-1")), ("HSET", KEYS.node_acks("node-1"), "a", "b")),
         ("node", ("SUBSCRIBE", KEYS.channel(BASE)), ("SUBSCRIBE", KEYS.outcome_channel(REGISTRATION))),
         ("node", ("HGETALL", KEYS.versions(BASE)), ("HGETALL", KEYS.accepted(REGISTRATION))),
         ("dispatcher", ("HSET", KEYS.registration(REGISTRATION), "a", "b"), ("HSET", KEYS.versions(BASE), "a", "b")),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_registry.announcements import CatalogView, Change, Cursor, Kind, Update, apply, difference
+from lora_registry.announcements import CatalogView, Change, Cursor, Direction, Kind, Update, apply, difference
 from lora_registry.catalog import AliasMode, AliasTarget, VersionRecord
 from lora_registry.errors import AnnouncementGap
 
@@ -136,7 +136,7 @@ def test_another_generation_is_a_gap() -> None:
     assert view == make_view(sequence=1)
 
 
-@pytest.mark.parametrize("kind", ["version.retired", "something.else", ""])
+@pytest.mark.parametrize("kind", ["version.praised", "something.else", ""])
 def test_unknown_kind_is_skipped_and_counted(kind: str) -> None:
     """An announcement of a later version changes nothing here, and the one after it is no gap."""
     view, changes = apply_all(
@@ -209,12 +209,108 @@ def test_difference_names_what_is_gone() -> None:
     assert update.reset
 
 
+def named(version: int, **data: Any) -> dict[str, Any]:
+    """What announcements about a version of support-bot name it by."""
+    return {"namespace": "default", "name": "support-bot", "version": version} | data
+
+
+def test_retired_version_leaves_the_view_with_its_direction() -> None:
+    """The change still holds the record that the view had; one that the view never had is a change without."""
+    view = make_view(make_record(1))
+    view.directed["default.support-bot.v1"] = Direction(("node-1",), 1e10)
+    messages = [make_message("version.retired", named(number), sequence=number) for number in (1, 2)]
+    after, changes = apply_all(view, *messages)
+    assert (after.versions, after.directed) == ({}, {})
+    assert changes == [
+        Change(Kind.VERSION_RETIRED, "support-bot.v1", make_record(1), message=messages[0]),
+        Change(Kind.VERSION_RETIRED, "support-bot.v2", None, message=messages[1]),
+    ]
+
+
+def test_removed_alias_leaves_the_view() -> None:
+    """It points nowhere; one that is not there is no error."""
+    view = make_view(make_record(1), stable=AliasTarget(1, AliasMode.PINNED))
+    message = make_message("alias.removed", named(1, alias="stable"), sequence=1)
+    after, (change,) = apply_all(view, message)
+    assert after.aliases == {}
+    assert change == Change(Kind.ALIAS_REMOVED, "default.support-bot@stable", None, message=message)
+    assert apply(after, make_message("alias.removed", named(1, alias="stable"), sequence=2))[0].aliases == {}
+
+
+def test_direction_is_kept_until_it_is_over() -> None:
+    """The nodes and the time are in the view and the change; without nodes it is over."""
+    begun = make_message("version.directed", named(1, nodes=["a", "b"], until_s=1_700_000_000), sequence=1)
+    over = make_message("version.directed", named(1, nodes=[], until_s=0), sequence=2)
+    view, change = apply(make_view(make_record(1)), begun)
+    direction = Direction(("a", "b"), 1_700_000_000)
+    assert view.directed == {"default.support-bot.v1": direction}
+    assert change == Change(Kind.VERSION_DIRECTED, "support-bot.v1", make_record(1), message=begun, direction=direction)
+    assert CatalogView.from_json(view.to_json()) == view
+    view, change = apply(view, over)
+    assert view.directed == {}
+    assert change is not None
+    assert change.direction == Direction()
+
+
+def test_direction_holds_its_nodes_until_its_time() -> None:
+    """Nobody else, and nobody afterwards."""
+    direction = Direction.parse("1700000000 a b")
+    assert direction == Direction(("a", "b"), 1_700_000_000)
+    assert direction.holds("b", now_s=1_699_999_999.9)
+    assert not direction.holds("c", now_s=0)
+    assert not direction.holds("b", now_s=1_700_000_000)
+
+
+def test_view_of_an_earlier_release_is_read() -> None:
+    """A node that kept its view before there were directions goes on from it."""
+    kept = json.loads(make_view(make_record(1)).to_json())
+    del kept["directed"]
+    assert CatalogView.from_json(json.dumps(kept)) == make_view(make_record(1))
+
+
 histories = st.lists(
     st.tuples(
-        st.sampled_from(["publish", "relabel", "move"]), st.integers(1, 4), st.sampled_from(["stable", "canary"])
+        st.sampled_from(["publish", "relabel", "move", "retire", "remove", "direct"]),
+        st.integers(1, 4),
+        st.sampled_from(["stable", "canary"]),
     ),
     max_size=20,
 )
+
+
+def step(view: CatalogView, what: str, version: int, alias: str, sequence: int) -> str:
+    """The announcement of a step, or of a publication where the step is not one that the server takes."""
+    field = f"default.support-bot.v{version}"
+    is_there = field in view.versions
+    if what == "move" and is_there:
+        return moved(version, sequence=sequence, alias=alias, mode="pinned")
+    if what == "retire" and is_there and field not in map(view.version_of, view.aliases):
+        return make_message("version.retired", named(version), sequence=sequence)
+    if what == "remove":
+        return make_message("alias.removed", named(version, alias=alias), sequence=sequence)
+    if what == "direct" and is_there:
+        nodes = ["a"] * (sequence % 2)
+        return make_message("version.directed", named(version, nodes=nodes, until_s=sequence), sequence=sequence)
+    labels = {"step": str(sequence)} if what == "relabel" else {}
+    return published(make_record(version, labels=labels), sequence=sequence)
+
+
+def follow(view: CatalogView, update: Update) -> None:
+    """What a node does that keeps a catalog of its own by what it is handed."""
+    for change in update.changes:
+        if change.direction is not None:
+            assert change.record is not None
+            view.directed[change.record.field] = change.direction
+            if not change.direction.nodes:
+                del view.directed[change.record.field]
+        elif change.target is not None:
+            view.aliases[change.subject] = change.target
+        elif change.record is not None:
+            view.versions[change.record.field] = change.record
+    for gone in update.gone:
+        view.aliases.pop(gone, None)
+        if view.versions.pop(f"default.{gone}", None):
+            view.directed.pop(f"default.{gone}", None)
 
 
 @settings(deadline=None)
@@ -227,15 +323,6 @@ def test_the_net_difference_leads_to_the_same_catalog_as_every_step(
     for sequence, (what, version, alias) in enumerate(history, start=1):
         if sequence == missed_from:
             before = CatalogView.from_json(view.to_json())
-        if what == "move" and f"default.support-bot.v{version}" in view.versions:
-            message = moved(version, sequence=sequence, alias=alias, mode="pinned")
-        else:
-            labels = {"step": str(sequence)} if what == "relabel" else {}
-            message = published(make_record(version, labels=labels), sequence=sequence)
-        view, _ = apply(view, message)
-    for change in difference(before, view).changes:
-        if change.target is not None:
-            before.aliases[change.subject] = change.target
-        elif change.record is not None:
-            before.versions[change.record.field] = change.record
-    assert (before.versions, before.aliases) == (view.versions, view.aliases)
+        view, _ = apply(view, step(view, what, version, alias, sequence))
+    follow(before, difference(before, view))
+    assert (before.versions, before.aliases, before.directed) == (view.versions, view.aliases, view.directed)

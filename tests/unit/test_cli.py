@@ -98,7 +98,9 @@ def test_every_command_that_prints_data_has_json() -> None:
     """Programs never need to read a table."""
     commands = (
         "check", "register", "status", "list", "show", "watch", "admit", "explain",
-        "base add", "base list", "base show", "alias set", "alias follow",
+        "base add", "base list", "base show", "alias set", "alias follow", "alias history", "alias remove",
+        "promote", "rollback", "retire", "label", "keep-last", "nodes", "nodes show", "rollout",
+        "collection set", "collection list", "collection show", "collection remove",
         "dead-letters list", "dead-letters show", "dead-letters retry",
     )  # fmt: skip
     for command in commands:
@@ -179,6 +181,13 @@ def test_wrong_usage_ends_with_2_before_anything_is_asked_of_the_server(argument
         ["show", "ok"],
         ["alias", "set", "ok", "stable", "v1"],
         ["alias", "follow", "ok"],
+        ["promote", "ok", "1"],
+        ["rollback", "ok"],
+        ["retire", "ok"],
+        ["label", "ok", "a=b"],
+        ["collection", "list"],
+        ["nodes"],
+        ["rollout", "ok"],
         ["base", "list"],
         ["base", "show", "tiny"],
         ["base", "add", "tiny", str(BASE_DIRECTORY)],

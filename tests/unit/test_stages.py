@@ -398,6 +398,7 @@ def test_adapter_that_fits_is_kept_as_canonical_config_and_its_very_weights(stor
         "size_bytes": len(adapter.weights_bytes),
         "base_revision": make_base().revision,
         "findings": "[]",
+        "traits": '{"largest_rank":8,"targets":["q_proj","v_proj"],"config":{"rank":8,"lora_alpha":16}}',
     }
     assert store.reports == {}
 

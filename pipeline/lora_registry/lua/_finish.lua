@@ -7,7 +7,7 @@ local function finish(prefix, id, stage, namespace, outcome, now, retention_s, .
   local idempotency = redis.call('HGET', key, 'idempotency')
   redis.call('HSET', key, 'outcome', outcome, 'state', outcome, 'stage', '', 'owner', '', 'finished_at', now, ...)
   if outcome ~= 'dead-lettered' then
-    redis.call('HDEL', key, 'pinned', 'claimed_at', 'claimed_with', 'alone', 'due_at')
+    redis.call('HDEL', key, 'pinned', 'traits', 'claimed_at', 'claimed_with', 'alone', 'due_at')
   end
   redis.call('EXPIRE', key, retention_s)
   redis.call('EXPIRE', ledger .. ':history:' .. id, retention_s)

@@ -1,8 +1,8 @@
 -- Move an alias by hand: compare-and-swap, and pin it; or let the adapter's own alias follow its head again.
--- requires: clock, admitted, announce
+-- requires: clock, admitted, announce, moves
 -- KEYS  1 adapter  2 versions of the base  3 aliases of the base
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 alias  6 version, '' to follow the head again
---       7 version expected now: '' for any, '0' for none  8 log length
+--       7 version expected now: '' for any, '0' for none  8 log length  9 who  10 how
 -- Returns {'moved', version, previous or ''}, {'unchanged', version}, {'conflict', current or ''}, {'unknown'}
 -- or {'not-admitted'}.
 -- Atomic: of several movers that expect the same version, one wins.
@@ -31,7 +31,9 @@ if version == current and mode == current_mode then
 end
 redis.call('HSET', KEYS[3], field, string.format('%s %s %s', version, mode, cjson.decode(record).digest))
 redis.call('HSET', KEYS[1], 'alias:' .. ARGV[5], 1)
+local now = now_us()
+remember_move(ARGV[1], field, current, version, mode, ARGV[10], ARGV[9], now)
 announce(ARGV[1], generation, ARGV[2], 'alias.moved', field, string.format(
   '{"namespace":"%s","name":"%s","alias":"%s","version":%s,"previous":%s,"mode":"%s"}',
-  ARGV[3], ARGV[4], ARGV[5], version, current or 'null', mode), now_us(), ARGV[8])
+  ARGV[3], ARGV[4], ARGV[5], version, current or 'null', mode), now, ARGV[8])
 return {'moved', version, current or ''}

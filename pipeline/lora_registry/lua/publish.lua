@@ -1,12 +1,14 @@
 -- Publish a validated registration: version record, alias by the rule, announcements, outcome.
--- requires: clock, admitted, due, finish, announce
+-- requires: clock, admitted, due, finish, announce, moves, retire
 -- KEYS  1 registration  2 adapter  3 versions of the base  4 aliases of the base
 -- ARGV  1 key prefix  2 registration id  3 epoch  4 owner  5 version record (JSON)  6 log length  7 retention in s
+--       8 versions to keep of an adapter where nothing else is said, 0 for all
 -- Returns {'published'|'unchanged'|'superseded'} or {'lost'|'not-admitted'|'readmit'|'base-conflict'|'taken'}.
 -- Atomic: record, alias, log entries, PUBLISH and outcome happen together or not at all.
 -- The rule of the adapter's own alias: bytes equal to its target's (or to the head's, where people moved it) change
 -- nothing; else only an event accepted later than every one that has decided so far moves it, and a pinned or manual
--- alias is moved by nobody.
+-- alias is moved by nobody. Of the older versions those go that are over the number to keep, unless an alias, the head
+-- or a direction holds them.
 local generation, offset = admitted(ARGV[1] .. ':server')
 if not generation then
   return {'not-admitted'}
@@ -73,7 +75,8 @@ if same then
 end
 
 local field = adapter .. '.v' .. record.version
-if redis.call('HSETNX', KEYS[3], field, ARGV[5]) == 0 then
+if redis.call('HEXISTS', prefix .. ':catalog:retired:' .. base, field) == 1
+  or redis.call('HSETNX', KEYS[3], field, ARGV[5]) == 0 then
   return {'taken'}
 end
 redis.call('ZADD', prefix .. ':catalog:numbers:' .. adapter, record.version, record.version)
@@ -89,9 +92,27 @@ if newest then
   if mode ~= 'pinned' and known[5] ~= 'manual' then
     redis.call('HSET', KEYS[4], own_alias, string.format('%d follow %s', record.version, digest))
     redis.call('HSET', KEYS[2], 'alias:' .. name, 1)
+    remember_move(prefix, own_alias, target, record.version, 'follow', 'follow', id, now)
     announce(prefix, generation, base, 'alias.moved', own_alias, string.format(
       '{"namespace":"%s","name":"%s","alias":"%s","version":%d,"previous":%s,"mode":"follow"}',
       namespace, name, name, record.version, target or 'null'), now, ARGV[6])
+  end
+end
+
+local keeps = redis.call('HMGET', prefix .. ':catalog:keep', adapter, namespace)
+local keep = tonumber(keeps[1] or keeps[2] or ARGV[8])
+if keep > 0 then
+  local numbers = prefix .. ':catalog:numbers:' .. adapter
+  local over = redis.call('ZCARD', numbers) - keep
+  if over > 0 then
+    local pointed_at = aliases_by_version(prefix, base, adapter)
+    pointed_at[redis.call('HGET', KEYS[2], 'head_version')] = {}
+    -- All of those over, or as many as a publish can be kept waiting for: the next one takes the rest.
+    for _, number in ipairs(redis.call('ZRANGE', numbers, 0, math.min(over, 200) - 1)) do
+      if not pointed_at[number] and not is_directed(prefix, base, adapter .. '.v' .. number, now) then
+        retire_version(prefix, generation, base, adapter, number, now, ARGV[6])
+      end
+    end
   end
 end
 return finish_as('published', 'served_name', record.served_name)

@@ -53,4 +53,5 @@ def _record(lease: Lease, lora_int_id: int, version: int) -> VersionRecord:
         registration_id=registration.id,
         labels=registration.labels,
         metadata=registration.metadata,
+        traits=registration.fields.get("traits", ""),
     )

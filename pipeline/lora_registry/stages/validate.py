@@ -17,6 +17,7 @@ from lora_registry.catalog import Catalog
 from lora_registry.engine_profiles import EngineProfile
 from lora_registry.errors import Rejected
 from lora_registry.judgement import judge, judge_tokenizer, largest_rank
+from lora_registry.kept_traits import keep_traits
 from lora_registry.ledger import Lease
 from lora_registry.module_patterns import CompilePattern
 from lora_registry.numeric_report import StartNumericPass
@@ -80,7 +81,8 @@ def validate(
         numeric: measures the numbers of the weights while they are copied; None: they are not looked at.
 
     Returns:
-        `digest`, `rank` (the largest among its modules), `size_bytes` (of the weights), `base_revision`, `findings`.
+        `digest`, `rank` (the largest among its modules), `size_bytes` (of the weights), `base_revision`, `findings`,
+        `traits` (what engines' verdicts depend on).
 
     Raises:
         Rejected: it does not fit, or changed after it was pinned; with the findings.
@@ -122,6 +124,7 @@ def validate(
         "size_bytes": weights.size_bytes,
         "base_revision": base.revision,
         "findings": dump_findings(judged.findings),
+        "traits": keep_traits(judged.traits) if judged.traits else "",
     }
 
 

@@ -12,9 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
-from lora_workers.cli import checking, explaining, machine, published, registering, running, watching
+from lora_workers.cli import changing, checking, explaining, machine, published, registering, running, watching
 from lora_workers.cli.bases import base_commands
+from lora_workers.cli.collecting import collection_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
+from lora_workers.cli.fleet import node_commands, rollout
 from lora_workers.cli.options import is_json_asked
 from lora_workers.cli.output import EXIT_CODES, INTERRUPTED, NOBODY_READS, exit_code_of_error, print_error
 
@@ -68,11 +70,19 @@ app.command()(machine.up)
 app.command()(machine.demo)
 app.command()(machine.demo_files)
 app.command()(checking.check)
-app.command()(registering.register)
+app.command(cls=registering.WaitCommand)(registering.register)
 app.command()(registering.status)
 app.command("list")(published.list_versions)
 app.command()(published.show)
 app.add_typer(published.alias_commands, name="alias")
+app.command()(changing.promote)
+app.command()(changing.rollback)
+app.command()(changing.retire)
+app.command()(changing.label)
+app.command("keep-last")(changing.keep_last)
+app.add_typer(collection_commands, name="collection")
+app.add_typer(node_commands, name="nodes")
+app.command()(rollout)
 app.add_typer(base_commands, name="base")
 app.command()(watching.watch)
 app.add_typer(dead_letter_commands, name="dead-letters")

@@ -60,6 +60,18 @@ def parse_pairs(pairs: list[str] | None, *, option: str) -> dict[str, str]:
     return parsed
 
 
+def parse_version(text: str, *, option: str) -> int:
+    """Parse a version number, `3` or `v3`.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    digits = text.removeprefix("v")
+    if not (digits.isascii() and digits.isdigit()):
+        raise typer.BadParameter(f"{text!r} is no version number", param_hint=option)
+    return int(digits)
+
+
 def open_client() -> RegistrationClient:
     """The publisher's client with the settings of the environment.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
 
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lora_registry.errors import RegistryError, Transient, WaitTimeout
+from lora_registry.errors import NotServed, PromotionAborted, RegistryError, Transient, WaitTimeout
 from lora_registry.findings import Finding
 from lora_registry.registrations import Outcome, Registration
+from lora_registry.rollout import Standing
 
 OK: Final = 0
 REJECTED: Final = 1
@@ -29,7 +31,7 @@ EXIT_CODES: Final = (
     "Exit codes: 0 done; a registration is published, unchanged, superseded or ignored · "
     "1 the registration was rejected · "
     "2 wrong usage or configuration, a request refused before it was queued included · "
-    "3 dead-lettered, or no outcome in time · "
+    "3 dead-lettered, no outcome in time, or not served as asked · "
     "4 Redis is out of reach, has not been admitted, or the event queue is full · "
     "130 interrupted"
 )
@@ -44,7 +46,7 @@ def exit_code_of_outcome(outcome: Outcome | None) -> int:
 
 def exit_code_of_error(error: RegistryError) -> int:
     """How a command ends that failed with `error`."""
-    if isinstance(error, WaitTimeout):
+    if isinstance(error, WaitTimeout | NotServed | PromotionAborted):
         return NO_OUTCOME
     return OUT_OF_REACH if isinstance(error, Transient) else WRONG_USAGE
 
@@ -71,8 +73,32 @@ def print_error(error: RegistryError, *, as_json: bool) -> None:
     message = error.message.rstrip(".")
     print(printable(f"error: {error.code}: {message}. {error.remedy}"), file=sys.stderr, flush=True)
     if as_json:
-        described = {"code": error.code, "message": error.message, "remedy": error.remedy}
-        print_json({"error": described})
+        print_json({"error": described(error)})
+
+
+def described(error: RegistryError) -> dict[str, str]:
+    """An error as --json prints it."""
+    return {"code": error.code, "message": error.message, "remedy": error.remedy}
+
+
+def print_standings(standings: Sequence[Standing]) -> None:
+    """How nodes stand to versions: a line for each."""
+    rows = [
+        (
+            each.served_name,
+            each.node_id,
+            each.state or ("silent" if each.wanted else ""),
+            "" if each.since_s is None else when(each.since_s),
+            " ".join(part for part in (each.code, each.reason) if part),
+        )
+        for each in standings
+    ]
+    print_table(("version", "node", "state", "since", "why"), rows)
+
+
+def when(at_s: float) -> str:
+    """A time, in UTC."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, indent: str = "") -> None:

@@ -9,7 +9,8 @@ import typer
 
 from lora_registry.catalog import AliasTarget, Catalog, VersionRecord
 from lora_registry.names import AdapterName, check_base_name, check_word, parse_adapter, parse_reference
-from lora_workers.cli.options import AsJson, open_client, parse_pairs
+from lora_workers.cli.changing import alias_history, remove_alias, who
+from lora_workers.cli.options import AsJson, open_client, parse_pairs, parse_version
 from lora_workers.cli.output import as_text, print_json, print_line, print_table
 
 alias_commands = typer.Typer(no_args_is_help=True, help="Move aliases, or let them follow.")
@@ -23,6 +24,7 @@ def list_versions(
     base: Annotated[str | None, typer.Option(help="Of this base model only.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="K=V", help="With this label only.")] = None,
     namespace: Annotated[str | None, typer.Option(help="In this namespace only.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Only what this alias points at.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List published versions; JSON is a list of version records."""
@@ -31,12 +33,13 @@ def list_versions(
     if namespace is not None:
         check_word(namespace, what="namespace")
     labels = parse_pairs(label, option="--label")
-    found = open_client().catalog.select(base_model=base, namespace=namespace, labels=labels)
+    pointed_at = check_word(alias, what="alias") if alias else None
+    found = open_client().catalog.select(base_model=base, namespace=namespace, labels=labels, alias=pointed_at)
     records = sorted(found, key=lambda record: (record.adapter, record.version))
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
-        _print_records(records)
+        print_records(records)
 
 
 def show(
@@ -65,8 +68,8 @@ def set_alias(
     as_json: AsJson = False,
 ) -> None:
     """Point an alias of NAME at a version and pin it there; the adapter's own alias is its name."""
-    expected = None if expect is None else _parse_version(expect, option="--expect")
-    _move(name, alias, _parse_version(version, option="VERSION"), expect=expected, as_json=as_json)
+    expected = None if expect is None else parse_version(expect, option="--expect")
+    _move(name, alias, parse_version(version, option="VERSION"), expect=expected, as_json=as_json)
 
 
 @alias_commands.command("follow")
@@ -75,21 +78,18 @@ def follow(name: Name, as_json: AsJson = False) -> None:
     _move(name, parse_adapter(name).name, None, as_json=as_json)
 
 
+alias_commands.command("history")(alias_history)
+alias_commands.command("remove")(remove_alias)
+
+
 def _move(name: str, alias: str, version: int | None, *, expect: int | None = None, as_json: bool) -> None:
     adapter = parse_adapter(name)
     check_word(alias, what="alias")
-    record = open_client().catalog.move_alias(adapter, alias, version, expect=expect)
+    record = open_client().catalog.move_alias(adapter, alias, version, expect=expect, by=who())
     if as_json:
         print_json({"alias": f"{adapter}@{alias}", "version": record.model_dump(mode="json")})
     else:
         print_line(f"{adapter}@{alias} -> {record.served_name}  lora_int_id={record.lora_int_id}")
-
-
-def _parse_version(text: str, *, option: str) -> int:
-    digits = text.removeprefix("v")
-    if not (digits.isascii() and digits.isdigit()):
-        raise typer.BadParameter(f"{text!r} is no version number", param_hint=option)
-    return int(digits)
 
 
 def _show_version(record: VersionRecord, *, as_json: bool) -> None:
@@ -113,7 +113,7 @@ def _show_adapter(catalog: Catalog, adapter: AdapterName, *, as_json: bool) -> N
                 "aliases": {name: _alias(target) for name, target in sorted(aliases.items())},
             }
         )
-    _print_records(versions)
+    print_records(versions)
     for name, target in sorted(aliases.items()):
         print_line(f"{adapter}@{name} -> {adapter.served_name(target.version)}  {target.mode}")
     return None
@@ -123,7 +123,8 @@ def _alias(target: AliasTarget) -> dict[str, Any]:
     return {"version": target.version, "mode": target.mode.value}
 
 
-def _print_records(records: Sequence[VersionRecord]) -> None:
+def print_records(records: Sequence[VersionRecord]) -> None:
+    """Versions as a table."""
     rows = [
         (each.served_name, each.lora_int_id, each.rank, each.base_model, each.digest[:19], as_text(each.labels))
         for each in records

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from lora_registry.client import RegistrationClient
-from lora_registry.errors import WaitTimeout
+from lora_registry.errors import NotServed, RegistryError, WaitTimeout
 from lora_registry.events import Follow
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, parse_adapter
-from lora_registry.registrations import Registration
+from lora_registry.registrations import Outcome, Registration
+from lora_registry.rollout import Standing
 from lora_workers.cli.options import AsJson, open_client, parse_pairs
 from lora_workers.cli.output import (
     console,
+    described,
+    exit_code_of_error,
     exit_code_of_outcome,
+    print_error,
     print_json,
     print_line,
     print_registration,
+    print_standings,
 )
 
 _LOOK_S = 0.3
+_OUTCOME = "outcome"
+_AWAITED = re.compile(r"outcome|routable(?::(all|[1-9][0-9]{0,5}))?")
+
+
+@dataclass(frozen=True)
+class _Awaited:
+    """What is waited for: the outcome, and then so many nodes that serve the version (None: all)."""
+
+    is_served: bool
+    nodes: int | None = 1
 
 
 def register(
@@ -44,12 +62,20 @@ def register(
     follow: Annotated[
         Follow, typer.Option(help="Who moves the adapter's own alias: new versions, or only people.")
     ] = Follow.LATEST,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            "--wait",
+            metavar="[routable[:N|:all]]",
+            help="Wait for the outcome, or until one, N or all nodes that want it serve the version.",
+            show_default=False,
+        ),
+    ] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0, metavar="S", help="Longest wait.")] = 300.0,
     as_json: AsJson = False,
 ) -> None:
     """Register an adapter; with --wait the exit code tells the outcome."""
-    adapter = _adapter(name, namespace)
+    adapter, awaited = _adapter(name, namespace), _parse_wait(wait)
     client = open_client()
     registration_id = client.submit(
         namespace=adapter.namespace,
@@ -62,8 +88,8 @@ def register(
         follow=follow,
         idempotency_key=idempotency_key,
     )
-    if wait:
-        _report_outcome(client, registration_id, timeout_s=timeout_s, as_json=as_json)
+    if awaited:
+        _report_outcome(client, registration_id, awaited, timeout_s=timeout_s, as_json=as_json)
     elif as_json:
         registration = client.status(registration_id)
         print_json({**registration.as_result(), "state": registration.state})
@@ -98,16 +124,62 @@ def _adapter(name: str, namespace: str | None) -> AdapterName:
     return adapter
 
 
-def _report_outcome(client: RegistrationClient, registration_id: str, *, timeout_s: float, as_json: bool) -> None:
+class WaitCommand(TyperCommand):
+    """A command whose `--wait` may stand alone or before what is waited for, and never takes NAME for that."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join `--wait` and its value, or give it the one that it stands for alone."""
+        joined: list[str] = []
+        rest = list(args)
+        while rest:
+            each = rest.pop(0)
+            if each == "--":
+                joined += [each, *rest]
+                break
+            if each == "--wait":
+                each = f"--wait={rest.pop(0) if rest and _AWAITED.fullmatch(rest[0]) else _OUTCOME}"
+            joined.append(each)
+        return super().parse_args(ctx, joined)
+
+
+def _parse_wait(text: str | None) -> _Awaited | None:
+    if text is None:
+        return None
+    read = _AWAITED.fullmatch(text)
+    if read is None:
+        raise typer.BadParameter(f"{text!r}: give routable, routable:N or routable:all", param_hint="--wait")
+    if read[0] == _OUTCOME:
+        return _Awaited(is_served=False)
+    return _Awaited(is_served=True, nodes=None if read[1] == "all" else int(read[1] or 1))
+
+
+def _report_outcome(
+    client: RegistrationClient, registration_id: str, awaited: _Awaited, *, timeout_s: float, as_json: bool
+) -> None:
+    deadline = time.monotonic() + timeout_s
     if console(stderr=True).is_terminal:
         registration = _watch(client, registration_id, timeout_s=timeout_s)
     else:
         registration = client.wait(registration_id, timeout_s=timeout_s)
+    standings: list[Standing] = []
+    failure: RegistryError | None = None
+    if awaited.is_served and registration.outcome in (Outcome.PUBLISHED, Outcome.UNCHANGED):
+        try:
+            left_s = max(0.0, deadline - time.monotonic())
+            standings = client.wait_routable(registration.served_name, nodes=awaited.nodes, timeout_s=left_s)
+        except (NotServed, WaitTimeout) as error:
+            failure, standings = error, client.standings(registration.served_name)
     if as_json:
-        print_json(registration.as_result())
+        served = {"nodes": [each.as_result() for each in standings]} if awaited.is_served else {}
+        failed = {"error": described(failure)} if failure else {}
+        print_json({**registration.as_result(), **served, **failed})
     else:
         print_registration(registration)
-    raise typer.Exit(exit_code_of_outcome(registration.outcome))
+        if standings:
+            print_standings(standings)
+    if failure:
+        print_error(failure, as_json=False)
+    raise typer.Exit(exit_code_of_error(failure) if failure else exit_code_of_outcome(registration.outcome))
 
 
 def _watch(client: RegistrationClient, registration_id: str, *, timeout_s: float) -> Registration:

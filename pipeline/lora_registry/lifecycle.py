@@ -1,0 +1,339 @@
+"""What people do with published versions: retire, label, roll back, and have nodes hold one for a while."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import redis
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lora_registry import scripts
+from lora_registry.catalog import MAX_BY, AliasTarget, Catalog, MovedBy, VersionRecord
+from lora_registry.connection import command
+from lora_registry.errors import Conflict, NotFound, Rejected, ServerNotAdmitted
+from lora_registry.events import Key, Value, describe_validation_error
+from lora_registry.keys import Keys
+from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
+from lora_registry.settings import Settings
+
+MAX_LABELS = 32
+_AT_ONCE = 500
+"""Versions that one script retires: it keeps the server for some ten milliseconds."""
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """One entry of an alias's history.
+
+    Attributes:
+        before: version it pointed at; None: at none.
+        after: version it points at since; None: it was removed.
+        mode: `follow` or `pinned`, since then.
+        how: what moved it.
+        by: who; for `follow` the registration.
+        at_s: when, in seconds since 1970-01-01.
+    """
+
+    before: int | None
+    after: int | None
+    mode: str
+    how: MovedBy
+    by: str
+    at_s: float
+
+    @classmethod
+    def parse(cls, stored: str) -> AliasMove:
+        """Parse the stored JSON."""
+        entry = json.loads(stored)
+        return cls(entry["from"], entry["to"], entry["mode"], MovedBy(entry["how"]), entry["by"], entry["at_us"] / 1e6)
+
+
+class _Labels(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    labels: Annotated[dict[Key, Value], Field(max_length=MAX_LABELS)]
+
+
+def version_before(history: Sequence[AliasMove]) -> int | None:
+    """The version that a rollback goes to: where the alias pointed before its last move that was not rolled back.
+
+    Args:
+        history: moves of the alias, newest first.
+    """
+    earlier: list[int] = []
+    for move in reversed(history):
+        if move.before is None or move.before == move.after:
+            continue
+        if move.how is MovedBy.ROLLBACK and earlier and earlier[-1] == move.after:
+            earlier.pop()
+        else:
+            earlier.append(move.before)
+    return earlier[-1] if earlier else None
+
+
+class Lifecycle:
+    """Typed access to changes of the catalog that no registration makes.
+
+    Args:
+        client: connection to the registry's server.
+        settings: the registry's settings.
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._redis = client
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+        self.catalog = Catalog(client, settings)
+
+    def retire_version(self, adapter: AdapterName, version: int) -> bool:
+        """Retire a version: nodes unload it, and its artifact may be collected. Its number and id stay its own.
+
+        Returns:
+            Whether it was published until now.
+
+        Raises:
+            NotFound: there never was such a version.
+            Conflict: an alias points at it.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        answer = self._retire(adapter, str(version), "", "")
+        if answer[0] == "unknown":
+            raise NotFound(f"{adapter} has no version {version}")
+        if answer[0] == "aliased":
+            named = ", ".join(sorted(f"{adapter}@{alias}" for alias in answer[1:]))
+            raise Conflict(
+                f"{adapter.served_name(version)} is what {named} points at",
+                remedy="Move the alias to another version first, or retire the whole adapter.",
+            )
+        return bool(answer[1])
+
+    def retire_adapter(self, adapter: AdapterName, *, by: str = "") -> int:
+        """Retire all versions that an adapter has now, and remove the aliases that point at them.
+
+        Returns:
+            How many versions were retired.
+
+        Raises:
+            NotFound: the adapter has no published version.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        retired, last, left = 0, "", 1
+        while left:
+            _, count, last, left = self._retire(adapter, "", last, by)
+            retired += count
+        return retired
+
+    def _retire(self, adapter: AdapterName, version: str, last: str, by: str) -> list[Any]:
+        base = self._base_of(adapter)
+        return self._call(
+            "retire",
+            keys=[self._keys.adapter(adapter), self._keys.versions(base), self._keys.aliases(base)],
+            args=[
+                *self._named(base, adapter),
+                version,
+                last,
+                _AT_ONCE,
+                self._settings.log_length,
+                by[:MAX_BY],
+                self._settings.retention_s,
+            ],
+        )
+
+    def label(
+        self, reference: Reference, labels: Mapping[str, str], *, drop: Collection[str] = ()
+    ) -> tuple[VersionRecord, bool]:
+        """Set labels of a version and drop others.
+
+        Args:
+            reference: the version; a bare adapter means what its own alias points at.
+            labels: labels to set. drop: names of labels to drop.
+
+        Returns:
+            The version as it is now, and whether that is a change.
+
+        Raises:
+            Rejected: a label is not legal, or there would be more than 32.
+            NotFound: there is no such version.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        try:
+            _Labels(labels=dict(labels))
+        except ValidationError as error:
+            raise Rejected(describe_validation_error(error)) from error
+        record = self.catalog.version(reference)
+        keys, base = self._keys, record.base_model
+        answer = self._call(
+            "label",
+            keys=[keys.versions(base)],
+            args=[
+                keys.prefix,
+                base,
+                record.field,
+                json.dumps(dict(labels)),
+                MAX_LABELS,
+                self._settings.log_length,
+                *drop,
+            ],
+        )
+        if answer[0] == "unknown":
+            raise NotFound(f"{record.served_name} was retired meanwhile")
+        if answer[0] == "too-many":
+            raise Rejected(f"{record.served_name} would have more than {MAX_LABELS} labels")
+        return VersionRecord.model_validate_json(answer[1]), answer[0] == "changed"
+
+    def history(self, adapter: AdapterName, alias: str) -> list[AliasMove]:
+        """The last 100 moves of an alias, newest first.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        stored = command(self._redis, "LRANGE", self._keys.moves(adapter, alias), 0, -1)
+        return [AliasMove.parse(each) for each in stored]
+
+    def rollback(self, adapter: AdapterName, alias: str, *, by: str = "") -> VersionRecord:
+        """Point an alias at the version it pointed at before, and pin it there; again goes further back.
+
+        Returns:
+            The version it points at now.
+
+        Raises:
+            NotFound: there is no such alias, it never pointed at another version, or that one was retired.
+            Conflict: somebody else moved it meanwhile.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        current = self.target(adapter, alias)
+        before = version_before(self.history(adapter, alias))
+        if current is None or before is None:
+            raise NotFound(f"{adapter}@{alias} never pointed at an earlier version", remedy="Use `alias set`.")
+        try:
+            moved = {"expect": current.version, "by": by, "how": MovedBy.ROLLBACK}
+            return self.catalog.move_alias(adapter, alias, before, **moved)  # type: ignore[arg-type]
+        except NotFound as error:
+            raise NotFound(
+                f"{adapter.served_name(before)}, at which {adapter}@{alias} pointed before, was retired",
+                remedy="Choose another version with `alias set`, or register its bytes again.",
+            ) from error
+
+    def target(self, adapter: AdapterName, alias: str) -> AliasTarget | None:
+        """What an alias points at; None if there is no such alias.
+
+        Raises:
+            NotFound: the adapter has no published version.
+            RedisUnavailable: the server is out of reach.
+        """
+        stored = command(
+            self._redis, "HGET", self._keys.aliases(self._base_of(adapter)), f"{adapter.qualified}@{alias}"
+        )
+        return AliasTarget.parse(stored) if stored else None
+
+    def remove_alias(
+        self,
+        adapter: AdapterName,
+        alias: str,
+        *,
+        expect: int | None = None,
+        by: str = "",
+        how: MovedBy = MovedBy.SET,
+    ) -> int:
+        """Remove an alias; the version it pointed at stays.
+
+        Returns:
+            The version it pointed at.
+
+        Raises:
+            Rejected: it is the adapter's own: that one goes with the adapter.
+            NotFound: there is no such alias.
+            Conflict: it does not point at what was expected.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        if alias == adapter.name:
+            raise Rejected(f"{alias!r} is the adapter's own alias", remedy="Retire the adapter, or move the alias.")
+        base = self._base_of(adapter)
+        answer = self._call(
+            "remove_alias",
+            keys=[self._keys.adapter(adapter), self._keys.aliases(base)],
+            args=[
+                *self._named(base, adapter),
+                alias,
+                "" if expect is None else expect,
+                self._settings.log_length,
+                by[:MAX_BY],
+                how,
+                self._settings.retention_s,
+            ],
+        )
+        if answer[0] == "unknown":
+            raise NotFound(f"{adapter} has no alias {alias!r}")
+        if answer[0] == "conflict":
+            raise Conflict(f"{adapter}@{alias} points at {answer[1]}, not at {expect}")
+        return int(answer[1])
+
+    def direct(self, record: VersionRecord, nodes: Iterable[str], *, for_s: float) -> float:
+        """Tell nodes to hold a version for a while although no alias they follow points at it; no nodes: it is over.
+
+        Returns:
+            When that was, by the server's clock, in seconds since 1970-01-01.
+
+        Raises:
+            NotFound: the version was retired.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+            RedisUnavailable: the server is out of reach.
+        """
+        base, adapter = record.base_model, record.adapter
+        answer = self._call(
+            "direct",
+            keys=[self._keys.versions(base), self._keys.directed(base)],
+            args=[*self._named(base, adapter), record.version, for_s, self._settings.log_length, *nodes],
+        )
+        if answer[0] == "unknown":
+            raise NotFound(f"{record.served_name} was retired")
+        return float(answer[1]) / 1e6
+
+    def set_keep_last(self, number: int | None, *, namespace: str = DEFAULT_NAMESPACE, name: str = "") -> None:
+        """Say how many versions are kept of an adapter, or of each of a namespace; it counts from the next publication.
+
+        Args:
+            number: how many, 0 for all; None takes back what was said.
+            namespace: the namespace. name: the adapter in it; empty: all that have no number of their own.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        field = f"{namespace}.{name}" if name else namespace
+        if number is None:
+            command(self._redis, "HDEL", self._keys.keep, field)
+        else:
+            command(self._redis, "HSET", self._keys.keep, field, number)
+
+    def keep_last_of(self, namespace: str, name: str = "") -> int:
+        """How many versions are kept of an adapter (or, without its name, of each of a namespace that has no number
+        of its own), besides those that an alias points at; 0: all.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        said = command(self._redis, "HMGET", self._keys.keep, f"{namespace}.{name}", namespace)
+        return next((int(number) for number in said if number is not None), self._settings.keep_last)
+
+    def _base_of(self, adapter: AdapterName) -> str:
+        base = self.catalog.base_of(adapter)
+        if base is None:
+            raise NotFound(f"no adapter {str(adapter)!r} is published")
+        return base
+
+    def _named(self, base: str, adapter: AdapterName) -> list[str]:
+        return [self._keys.prefix, base, adapter.namespace, adapter.name]
+
+    def _call(self, name: str, *, keys: Sequence[str], args: Sequence[scripts.Argument]) -> list[Any]:
+        answer: list[Any] = scripts.call(self._redis, name, keys=keys, args=args)
+        if answer[0] == "not-admitted":
+            raise ServerNotAdmitted
+        return answer

@@ -1,0 +1,208 @@
+"""The commands of operators, on a real server: what they print for programs, and how they end."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lora_registry.names import AdapterName
+from lora_registry.nodes import NodeState
+from lora_registry.stages import Stage
+from lora_workers.cli.app import app
+from tests.helpers.nodes import join, serve
+from tests.helpers.registry import BASE, Registry
+from tests.helpers.waiting import wait_until
+
+BOT = AdapterName("default", "support-bot")
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_the_registry(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands read what the registry was made with."""
+    monkeypatch.setenv("LORA_REGISTRY_REDIS_URL", registry.settings.redis_url)
+    monkeypatch.setenv("LORA_REGISTRY_KEY_PREFIX", registry.settings.key_prefix)
+
+
+def run(*arguments: str) -> Result:
+    """Runs the command line in this process."""
+    return CliRunner().invoke(app, list(arguments), prog_name="lora-registry")
+
+
+def ask(*arguments: str, ends: int = 0) -> Any:
+    """What a command prints with --json."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == ends, result.output
+    return json.loads(result.stdout)
+
+
+def test_version_and_adapter_are_retired(registry: Registry) -> None:
+    """A version in use is refused with the alias in the message; an adapter goes with all it has."""
+    registry.register(content="one")
+    registry.register(content="two")
+    refused = ask("retire", "support-bot.v2", ends=2)
+    assert refused["error"]["code"] == "CONFLICT"
+    assert "support-bot@support-bot" in refused["error"]["message"]
+    assert ask("retire", "support-bot.v1") == {"retired": 1}
+    assert run("retire", "support-bot.v1").stdout == "retired 0 versions of support-bot\n"
+    assert run("retire", "support-bot").stdout == "retired 1 version of support-bot\n"
+    assert run("show", "support-bot.v2").exit_code == 2
+    assert run("retire", "support-bot@stable").exit_code == 2
+
+
+def test_alias_is_rolled_back_and_its_history_is_shown(registry: Registry) -> None:
+    """Without an alias the adapter's own is meant; the history names the people that the commands ran as."""
+    registry.register(content="one")
+    registry.register(content="two")
+    moved = ask("rollback", "support-bot")
+    assert (moved["alias"], moved["version"]["version"]) == ("support-bot@support-bot", 1)
+    ask("alias", "set", "support-bot", "stable", "v2")
+    ask("alias", "remove", "support-bot", "stable", "--expect", "1", ends=2)
+    assert ask("alias", "remove", "support-bot", "stable", "--expect", "2") == {
+        "alias": "support-bot@stable",
+        "before": 2,
+    }
+    history = ask("alias", "history", "support-bot", "support-bot")
+    assert [(each["from"], each["to"], each["how"]) for each in history] == [
+        (2, 1, "rollback"),
+        (1, 2, "follow"),
+        (None, 1, "follow"),
+    ]
+    assert "@" in history[0]["by"]
+    assert "rollback" in run("alias", "history", "support-bot", "support-bot").stdout
+
+
+def test_promotion_ends_with_3_if_the_gate_stays_shut(registry: Registry) -> None:
+    """And with 0 without a gate; the canaries are named, or so many."""
+    registry.register(content="one", follow="manual")
+    nodes = join(registry)
+    assert ask("promote", "support-bot", "v1")["before"] is None
+    registry.register(content="two")
+    nodes.ack("node-1", "support-bot.v2", NodeState.SEEN)
+    failed = ask("promote", "support-bot", "2", "--canary", "node-1", "--timeout", "0.05", ends=3)
+    assert failed["error"]["code"] == "PROMOTION_ABORTED"
+    assert ask("promote", "support-bot", "2", "--canary", "5", ends=3)["error"]["code"] == "NOT_SERVED"
+    assert run("promote", "support-bot", "2", "--canary", "0").exit_code == 2
+    serve(nodes, "node-1", "support-bot.v2")
+    done = ask("promote", "support-bot", "2", "--canary", "1", "--timeout", "30")
+    assert (done["before"], done["canaries"], done["nodes"][0]["state"]) == (1, ["node-1"], "routable")
+    assert "routable" in run("promote", "support-bot", "2", "--canary", "node-1").stdout
+
+
+def test_labels_are_set_and_dropped(registry: Registry) -> None:
+    """KEY=VALUE sets, KEY- drops; anything else is wrong usage."""
+    registry.register(labels={"tier": "silver", "old": "x"})
+    changed = ask("label", "support-bot", "tier=gold", "old-")
+    assert (changed["changed"], changed["version"]["labels"]) == (True, {"tier": "gold"})
+    assert run("label", "support-bot.v1", "env=").stdout.split() == ["support-bot.v1", "env=", "tier=gold"]
+    assert run("label", "support-bot", "nothing").exit_code == 2
+    assert ask("label", "support-bot", "bad key=1", ends=2)["error"]["code"] == "REJECTED"
+
+
+def test_how_many_versions_are_kept_is_said_for_adapters_and_namespaces() -> None:
+    """A dot at the end means a namespace; without a number it is only shown."""
+    assert ask("keep-last", "support-bot") == {"name": "support-bot", "keep_last": 0}
+    assert ask("keep-last", "default.", "5")["keep_last"] == 5
+    assert ask("keep-last", "support-bot")["keep_last"] == 5
+    assert ask("keep-last", "support-bot", "2")["keep_last"] == 2
+    assert "the newest 2" in run("keep-last", "support-bot").stdout
+    assert ask("keep-last", "support-bot", "--forget")["keep_last"] == 5
+
+
+def test_collection_is_what_its_selector_finds_now(registry: Registry) -> None:
+    """By default what each adapter's own alias points at; labels, terms and aliases narrow it."""
+    for name, tier in (("a", "gold"), ("b", "gold"), ("c", "silver")):
+        for content in "12":
+            registry.register(name, content=name + content, labels={"tier": tier})
+    registry.catalog.move_alias(AdapterName("default", "a"), "stable", 1)
+
+    def stands_for(name: str) -> list[str]:
+        return [each["served_name"] for each in ask("collection", "show", name)["versions"]]
+
+    assert ask("collection", "set", "gold", "--base", BASE, "--label", "tier=gold")["new"] is True
+    assert stands_for("gold") == ["a.v2", "b.v2"]
+    assert ask("collection", "set", "gold", "--select", "tier!=silver,alias=stable,alias=@own")["new"] is False
+    assert stands_for("gold") == ["a.v1", "a.v2", "b.v2"]
+    assert ask("collection", "set", "other", "--select", "name=c*", "--namespace", "default", "--alias", "c")["new"]
+    assert stands_for("other") == ["c.v2"]
+    assert [each["name"] for each in ask("collection", "list")] == ["gold", "other"]
+    assert "tier!=silver" in run("collection", "list").stdout
+    assert "a.v1" in run("collection", "show", "gold").stdout
+    assert ask("collection", "remove", "gold") == {"removed": "gold"}
+    assert ask("collection", "show", "gold", ends=2)["error"]["code"] == "NOT_FOUND"
+    assert run("collection", "set", "bad", "--select", "no term!").exit_code == 2
+
+
+def test_nodes_and_rollout_are_listed(registry: Registry) -> None:
+    """Who is there, what one said of each version, and how a version stands, for people and for programs."""
+    assert "no serving node" in run("nodes").stdout
+    registry.register()
+    nodes = join(registry, digests=("sha256:1",), engine_version="0.33.0", select="tier=gold")
+    join(registry, "node-2", base_model="other", eager=False)
+    nodes.ack("node-1", "support-bot.v1", NodeState.SKIPPED, code="ENGINE_DORA", reason="no DoRA here")
+    assert [each["node_id"] for each in ask("nodes")] == ["node-1", "node-2"]
+    (only,) = ask("nodes", "--base", "other")
+    assert (only["node_id"], only["eager"], only["alive"], only["artifacts"]) == ("node-2", False, True, 0)
+    shown = ask("nodes", "show", "node-1")
+    assert (shown["artifacts"], shown["acknowledged"][0]["code"]) == (1, "ENGINE_DORA")
+    assert ask("nodes", "show", "nobody", ends=2)["error"]["code"] == "NOT_FOUND"
+    assert "0.33.0" in run("nodes").stdout
+    assert "no DoRA here" in run("nodes", "show", "node-1").stdout
+    (stands,) = ask("rollout", "support-bot")
+    assert (stands["node"], stands["state"], stands["wanted"]) == ("node-1", "skipped", False)
+    assert "no DoRA here" in run("rollout", "support-bot.v1").stdout
+    nodes.leave("node-1")
+    assert "no node that lives wants support-bot" in run("rollout", "support-bot").stdout
+
+
+def register_and_publish(registry: Registry, *wait: str) -> Result:
+    """`register … --wait …`, with this test in the place of dispatcher and workers."""
+    results: list[Result] = []
+    arguments = ("register", *wait, "support-bot", "/one", "--base", BASE, "--timeout", "30")
+    command = threading.Thread(target=lambda: results.append(run(*arguments)))
+    command.start()
+    wait_until(lambda: registry.inbox.waiting() or not command.is_alive(), what="the event")
+    for lease in registry.advance(Stage.PUBLISH).values():
+        registry.publish(lease)
+    command.join()
+    return results[0]
+
+
+@pytest.mark.parametrize("wait", [("--wait",), ("--wait=outcome",)])
+def test_wait_alone_means_the_outcome(registry: Registry, wait: tuple[str, ...]) -> None:
+    """The next word is the name, and is not taken for what is waited for; no node has to be there."""
+    result = register_and_publish(registry, *wait)
+    assert result.exit_code == 0
+    assert "support-bot.v1" in result.stdout
+
+
+@pytest.mark.parametrize("wait", ["routable", "routable:1", "routable:all"])
+def test_waiting_for_nodes_ends_when_they_serve_it(registry: Registry, wait: str) -> None:
+    """The command ends with the nodes that do, among its results."""
+    serve(join(registry), "node-1", "support-bot.v1")
+    result = register_and_publish(registry, "--wait", wait, "--json")
+    assert result.exit_code == 0, result.output
+    answered = json.loads(result.stdout)
+    assert (answered["outcome"], answered["nodes"][0]["state"]) == ("published", "routable")
+    assert "routable" in register_and_publish(registry, "--wait", wait).stdout
+
+
+def test_waiting_for_nodes_that_do_not_serve_it_ends_with_3_and_why(registry: Registry) -> None:
+    """The registration is published all the same, and said so."""
+    result = register_and_publish(registry, "--wait", "routable", "--json")
+    assert result.exit_code == 3
+    answered = json.loads(result.stdout)
+    assert (answered["outcome"], answered["error"]["code"]) == ("published", "NOT_SERVED")
+    assert "no node" in result.stderr
+    join(registry).ack("node-1", "support-bot.v1", NodeState.FAILED, code="NODE_FULL", reason="no space left")
+    assert "NODE_FULL no space left" in register_and_publish(registry, "--wait=routable:all").stdout
+
+
+@pytest.mark.parametrize("wait", ["--wait=soon", "--wait=routable:0", "--wait=routable:some"])
+def test_what_cannot_be_waited_for_is_wrong_usage(registry: Registry, wait: str) -> None:
+    """Nothing is submitted then."""
+    assert run("register", wait, "support-bot", "/one", "--base", BASE).exit_code == 2
+    assert registry.inbox.waiting() == 0

@@ -1,0 +1,153 @@
+"""Selectors: read from text and written back, and what a node is to hold by its own."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.test_announcements import make_record
+
+from lora_registry.announcements import CatalogView, Direction
+from lora_registry.catalog import AliasMode, AliasTarget
+from lora_registry.errors import Rejected
+from lora_registry.names import AdapterName
+from lora_registry.selection import Selector, parse_selector, wanted_by
+
+NOW_S = 1_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "selector"),
+    [
+        ("", Selector()),
+        (" , ", Selector()),
+        ("namespace=team", Selector(namespace="team")),
+        ("tier=gold, env!=test", Selector(labels={"tier": "gold"}, not_labels={"env": "test"})),
+        ("beta", Selector(has_labels=("beta",))),
+        ("name=a,name=sql-*", Selector(names=("a", "sql-*"))),
+        ("alias=stable,alias=@own", Selector(aliases=("stable", "@own"))),
+        ("label:name=x,label:alias", Selector(labels={"name": "x"}, has_labels=("alias",))),
+        ("url=a=b", Selector(labels={"url": "a=b"})),
+        ("empty=", Selector(labels={"empty": ""})),
+    ],
+)
+def test_terms_are_read(text: str, selector: Selector) -> None:
+    """Each term is one field, and the text that a selector is written as reads back as the same."""
+    assert parse_selector(text) == selector
+    assert parse_selector(str(selector)) == selector
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=x", "a b=c", "namespace!=team", "namespace", "namespace=a,namespace=b", "name=UPPER", "name=", "alias=v 1",
+     "alias!=x", "bad key=x", "a:b=c", f"k={'x' * 257}"],
+)  # fmt: skip
+def test_what_is_no_term_is_refused(text: str) -> None:
+    """The refusal says how terms are written."""
+    with pytest.raises(Rejected) as refused:
+        parse_selector(text)
+    assert "tier=gold" in refused.value.remedy
+
+
+words = st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,8}", fullmatch=True)
+
+
+@given(
+    st.dictionaries(words, words, max_size=3), st.dictionaries(words, words, max_size=3), st.lists(words, max_size=3)
+)
+def test_any_labels_survive_text(labels: dict[str, str], not_labels: dict[str, str], has: list[str]) -> None:
+    """Writing and reading is the identity for labels without commas, those named like other terms included."""
+    selector = Selector(labels=labels, not_labels=not_labels, has_labels=tuple(has))
+    assert parse_selector(str(selector)) == selector
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        ("", True),
+        ("namespace=default", True),
+        ("namespace=team", False),
+        ("name=support-bot", True),
+        ("name=support-*", True),
+        ("name=sql", False),
+        ("name=sql,name=*-bot", True),
+        ("tier=gold", True),
+        ("tier=silver", False),
+        ("tier", True),
+        ("env", False),
+        ("tier!=gold", False),
+        ("tier!=silver", True),
+        ("env!=test", True),
+        ("tier=gold,env=prod", False),
+    ],
+)
+def test_all_terms_have_to_hold(text: str, matches: bool) -> None:
+    """Names are alternatives; everything else has to hold at once."""
+    assert parse_selector(text).matches(make_record(labels={"tier": "gold"})) is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "stable"),
+    [
+        ("", True, True),
+        ("alias=@any", True, True),
+        ("alias=@own", True, False),
+        ("alias=stable", False, True),
+        ("alias=other,alias=stable", False, True),
+    ],
+)
+def test_aliases_that_are_followed(text: str, own: bool, stable: bool) -> None:
+    """Without a word about aliases any is followed; else those named, each adapter's own by a word of its own."""
+    selector, adapter = parse_selector(text), AdapterName("default", "support-bot")
+    assert selector.follows(adapter, "support-bot") is own
+    assert selector.follows(adapter, "stable") is stable
+
+
+def view() -> CatalogView:
+    """Three versions of one adapter: the newest under its own alias, one stable, one that no alias names."""
+    records = [make_record(number, labels={"tier": "gold"}) for number in (1, 2, 3)]
+    records.append(make_record(4, name="other"))
+    return CatalogView(
+        versions={record.field: record for record in records},
+        aliases={
+            "default.support-bot@support-bot": AliasTarget(3, AliasMode.FOLLOW),
+            "default.support-bot@stable": AliasTarget(1, AliasMode.PINNED),
+            "default.support-bot@good": AliasTarget(1, AliasMode.PINNED),
+            "default.other@other": AliasTarget(4, AliasMode.FOLLOW),
+        },
+    )
+
+
+def held(text: str, catalog: CatalogView, node_id: str = "node-1") -> dict[str, tuple[tuple[str, ...], bool]]:
+    """Served names that a node with this selector is to hold: by which aliases, and whether directed."""
+    found = wanted_by(parse_selector(text), node_id, catalog, now_s=NOW_S)
+    return {each.record.served_name: (each.aliases, each.directed) for each in found}
+
+
+def test_node_holds_what_its_aliases_point_at() -> None:
+    """By default the target of every alias, and no version that none names; the selector narrows that."""
+    stable = ("default.support-bot@good", "default.support-bot@stable")
+    assert held("", view()) == {
+        "other.v4": (("default.other@other",), False),
+        "support-bot.v1": (stable, False),
+        "support-bot.v3": (("default.support-bot@support-bot",), False),
+    }
+    assert held("tier=gold,alias=stable", view()) == {"support-bot.v1": (stable[1:], False)}
+    assert held("name=nobody", view()) == {}
+
+
+def test_node_holds_what_it_is_told_to_whatever_its_selector_says() -> None:
+    """A direction reaches the nodes it names and no others, until its time is over."""
+    catalog = view()
+    catalog.directed["default.support-bot.v2"] = Direction(("node-1",), NOW_S + 1)
+    assert held("name=nobody", catalog) == {"support-bot.v2": ((), True)}
+    assert held("name=nobody", catalog, "node-2") == {}
+    catalog.directed["default.support-bot.v2"] = Direction(("node-1",), NOW_S)
+    assert held("name=nobody", catalog) == {}
+
+
+def test_alias_whose_version_is_not_known_is_left_out() -> None:
+    """A view that was begun at a cursor may know an alias and not its version."""
+    catalog = view()
+    del catalog.versions["default.support-bot.v3"]
+    assert "support-bot.v3" not in held("", catalog)

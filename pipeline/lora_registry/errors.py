@@ -9,7 +9,9 @@
     │   ├── RedisUnavailable
     │   ├── ServerNotAdmitted
     │   ├── ArtifactBusy
-    │   └── QueueFull
+    │   ├── QueueFull
+    │   ├── RateLimited
+    │   └── Deferred        not there yet: looked at again at no cost, and rejected when its time is up
     ├── LeaseLost           someone else owns the registration: stop, write nothing
     ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
     ├── NotFound            nothing of that name is registered
@@ -100,6 +102,34 @@ class QueueFull(Transient):
 
     code = "QUEUE_FULL"
     remedy = "Start more workers or wait; the limit is LORA_REGISTRY_MAX_QUEUED_EVENTS."
+
+
+class RateLimited(Transient):
+    """The place is asked too often."""
+
+    code = "RATE_LIMITED"
+    remedy = "Nothing: it is retried. If it lasts, give a credential with a higher limit."
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Deferred(Transient):
+    """It is not there yet, or not whole; it may still be on its way.
+
+    Args:
+        findings: what it is rejected with if that has not changed by the deadline.
+        deadline_s: seconds from when the registration was taken into the ledger.
+    """
+
+    code = "DEFERRED"
+    remedy = "Nothing: it is looked at again. Finish the upload."
+
+    def __init__(self, message: str, *, findings: tuple[Finding, ...], deadline_s: float) -> None:
+        super().__init__(message)
+        self.findings = findings
+        self.deadline_s = deadline_s
 
 
 class LeaseLost(RegistryError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-TOKEN = "hf_test-token-that-may-read-everything"  # noqa: S105 - of a server that lives as long as the tests
+TOKEN = "hf_test-token-that-may-read-everything"
 _LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".model")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _SHA = re.compile(r"[0-9a-f]{40}")

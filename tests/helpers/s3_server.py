@@ -19,9 +19,9 @@ from tests.helpers.waiting import wait_until
 VERSIONED = "versioned"
 UNVERSIONED = "plain"
 ACCESS_KEY = "test-access-key"
-SECRET_KEY = "test-secret-key-c2VjcmV0"  # noqa: S105 - of a server that lives as long as the tests
+SECRET_KEY = "test-secret-key-c2VjcmV0"
 READER_ACCESS_KEY = "test-reader-key"
-READER_SECRET_KEY = "test-reader-secret-cmVhZGVy"  # noqa: S105 - as above
+READER_SECRET_KEY = "test-reader-secret-cmVhZGVy"
 REGION = "us-east-1"
 _GRPC_OFFSET = 10_000
 _CONFIG = {

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: rejected at once."""
     marker_required: Annotated[tuple[str, ...], NoDecode] = ()
     """Schemes whose sources must have the marker file _ADAPTER_READY.json, by commas."""
+    adapter_inbox: str = ""
+    """Where training jobs put copies of adapters: a directory or fsspec URL that the workers read; empty: nowhere."""
+    inbox_retention_s: Annotated[int, Field(gt=0)] = 7 * SECONDS_PER_DAY
+    """Copies in it that nobody wanted for so long are removed by `store gc`."""
 
     max_queued_events: Annotated[int, Field(gt=0)] = 100_000
     """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""

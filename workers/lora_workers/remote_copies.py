@@ -1,0 +1,87 @@
+"""Copies of adapters in an inbox that fsspec opens; see `lora_registry.copies` for one in a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import fsspec
+
+from lora_registry.copies import AdapterCopy
+from lora_registry.errors import Configuration, RegistryError, Transient
+from lora_registry.ready_marker import MARKER_FILE
+
+
+def send_copy(copy: AdapterCopy, url: str) -> None:
+    """Send a copy to the prefix `url`, its marker last; what is there already is the same.
+
+    Raises:
+        Configuration: no library for the scheme is installed.
+        Transient: the store cannot take it now.
+    """
+    files, place = _open(url)
+    with _store_errors():
+        for name in copy.files:
+            files.put_file(str(copy.directory / name), f"{place}/{name}")
+        files.pipe_file(f"{place}/{MARKER_FILE}", copy.marker())
+
+
+def remove_remote_copy(url: str) -> None:
+    """Remove a copy, marker first.
+
+    Raises:
+        Configuration: no library for the scheme is installed.
+        Transient: the store is out of reach.
+    """
+    files, place = _open(url)
+    with _store_errors():
+        _remove(files, place)
+
+
+def remove_old_remote_copies(url: str, *, older_than_s: float) -> int:
+    """Remove copies below the inbox `url` that nobody wanted for so long, half sent ones included.
+
+    Returns:
+        Number of copies removed.
+
+    Raises:
+        Configuration: no library for the scheme is installed.
+        Transient: the store is out of reach.
+    """
+    files, inbox = _open(url)
+    before, newest = datetime.now(UTC) - timedelta(seconds=older_than_s), dict[str, datetime]()
+    with _store_errors():
+        for path in files.find(inbox):
+            place, changed = path.rpartition("/")[0], files.modified(path)
+            aware = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
+            newest[place] = max(newest.get(place, aware), aware)
+        # Only what lies as deep as copies do: an inbox that is shared with something else by mistake survives.
+        old = [place for place, at in newest.items() if at < before and place.removeprefix(inbox).count("/") == 2]
+        for place in old:
+            _remove(files, place)
+    return len(old)
+
+
+def _remove(files: Any, place: str) -> None:
+    for path in sorted(files.find(place), key=lambda path: not path.endswith(f"/{MARKER_FILE}")):
+        files.rm_file(path)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    try:
+        files, place = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise Configuration(f"inbox: {error}") from error
+    return files, place.rstrip("/")
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except RegistryError:
+        raise
+    except Exception as error:  # each of fsspec's back-ends raises what its own library does
+        raise Transient(f"inbox: {type(error).__name__}: {error}") from error

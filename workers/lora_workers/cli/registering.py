@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from lora_workers.cli.output import (
     print_line,
     print_registration,
 )
+from lora_workers.training import stage, submit
 
 _LOOK_S = 0.3
 
@@ -44,6 +45,9 @@ def register(
     follow: Annotated[
         Follow, typer.Option(help="Who moves the adapter's own alias: new versions, or only people.")
     ] = Follow.LATEST,
+    stage_to: Annotated[
+        str, typer.Option(metavar="INBOX", help="Copy SOURCE to this directory or URL, and register the copy.")
+    ] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0, metavar="S", help="Longest wait.")] = 300.0,
     as_json: AsJson = False,
@@ -51,17 +55,20 @@ def register(
     """Register an adapter; with --wait the exit code tells the outcome."""
     adapter = _adapter(name, namespace)
     client = open_client()
-    registration_id = client.submit(
-        namespace=adapter.namespace,
-        name=adapter.name,
-        base_model=base,
-        source=absolute(source),
-        labels=parse_pairs(label, option="--label"),
-        metadata=parse_pairs(metadata, option="--metadata"),
-        supersede=supersede,
-        follow=follow,
-        idempotency_key=idempotency_key,
-    )
+    fields: dict[str, Any] = {
+        "namespace": adapter.namespace,
+        "name": adapter.name,
+        "base_model": base,
+        "labels": parse_pairs(label, option="--label"),
+        "metadata": parse_pairs(metadata, option="--metadata"),
+        "supersede": supersede,
+        "follow": follow,
+    }
+    if stage_to:
+        staged = stage(source, stage_to, request=fields)
+        registration_id = submit(client, staged, fields, idempotency_key=idempotency_key).id
+    else:
+        registration_id = client.submit(source=absolute(source), idempotency_key=idempotency_key, **fields)
     if wait:
         _report_outcome(client, registration_id, timeout_s=timeout_s, as_json=as_json)
     elif as_json:

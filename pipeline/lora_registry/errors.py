@@ -116,17 +116,21 @@ class RateLimited(Transient):
 
 
 class Deferred(Transient):
-    """It is not there yet, or not whole; it may still be on its way.
-
-    Args:
-        findings: what it is rejected with if that has not changed by the deadline.
-        deadline_s: seconds from when the registration was taken into the ledger.
-    """
+    """Not all of it is there yet."""
 
     code = "DEFERRED"
     remedy = "Nothing: it is looked at again. Finish the upload."
 
-    def __init__(self, message: str, *, findings: tuple[Finding, ...], deadline_s: float) -> None:
+    def __init__(
+        self, message: str | None = None, *, findings: tuple[Finding, ...] = (), deadline_s: float = 0.0
+    ) -> None:
+        """Say what is missing.
+
+        Args:
+            message: as with every error.
+            findings: what the registration is rejected with if that is still so at the deadline.
+            deadline_s: seconds from when the registration was taken into the ledger.
+        """
         super().__init__(message)
         self.findings = findings
         self.deadline_s = deadline_s

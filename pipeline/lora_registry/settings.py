@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     hub_offline: bool = False
     """Refuse `hf://` sources; HF_HUB_OFFLINE=1 does the same."""
     incomplete_deadlines_s: Annotated[dict[str, float], NoDecode] = {"file": 0.0, "*": 900.0}
-    """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: rejected at once."""
+    """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: not at all."""
     marker_required: Annotated[tuple[str, ...], NoDecode] = ()
     """Schemes whose sources must have the marker file _ADAPTER_READY.json, by commas."""
     adapter_inbox: str = ""

@@ -7,16 +7,15 @@ import resource
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
 from lora_registry.registrations import Outcome
 from lora_registry.stages import ORDER, Stage
+from lora_workers.artifact_store import Store, open_artifact_store
 from lora_workers.local_artifacts import LocalArtifactStore
-from lora_workers.object_artifacts import ObjectArtifactStore
-from tests.helpers.s3_server import ACCESS_KEY, REGION, SECRET_KEY, UNVERSIONED, S3Server
+from tests.helpers.s3_server import UNVERSIONED, S3Server
 from tests.helpers.stack import Process, Stack, check_promises, make_settings
 
 SMALLER_THAN_AN_ADAPTER = 16_384
@@ -30,7 +29,7 @@ def limit_file_size(process: Process, size_bytes: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
 
 
-def read_everything(store: LocalArtifactStore | ObjectArtifactStore) -> list[str]:
+def read_everything(store: Store) -> list[str]:
     """Digests of all artifacts, each read and compared with its manifest."""
     for digest in store.digests():
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -40,7 +39,7 @@ def read_everything(store: LocalArtifactStore | ObjectArtifactStore) -> list[str
 
 
 def test_full_store_ends_in_the_dead_letters_until_there_is_space(stack: Stack) -> None:
-    """Nothing fits: retried, then dead-lettered with the reason, nothing visible; driven again later, it is published."""
+    """Nothing fits: retried, then dead-lettered with the reason, nothing visible; driven again, it is published."""
     stack.dispatchers()
     worker = stack.worker()
     stack.wait_for_slots()
@@ -82,13 +81,11 @@ def test_worker_killed_at_the_rename(stack: Stack, moment: str) -> None:
 
 
 @pytest.fixture
-def stack_on_s3(
-    server_url: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Stack, dict[str, Any]]]:
-    """A stack whose artifacts go to the S3 server, which its workers know from fsspec's own configuration."""
-    client = {"endpoint_url": s3_server.endpoint_url, "region_name": REGION}
-    options = {"key": ACCESS_KEY, "secret": SECRET_KEY, "client_kwargs": client}
-    monkeypatch.setenv("FSSPEC_S3", json.dumps(options))
+def stack_on_s3(server_url: str, s3_server: S3Server, tmp_path: Path) -> Iterator[Stack]:
+    """A stack whose artifacts go to the S3 server, by the keys that the credentials file names `artifact-store`."""
+    credentials = tmp_path / "credentials.json"
+    credentials.write_text(json.dumps({"artifact-store": dict(s3_server.credential())}))
+    credentials.chmod(0o600)
     (tmp_path / "scratch").mkdir()
     settings = make_settings(
         server_url,
@@ -96,15 +93,16 @@ def stack_on_s3(
         key_prefix=f"{{test-{secrets.token_hex(6)}}}",
         artifact_store=f"s3://{UNVERSIONED}/{secrets.token_hex(6)}",
         scratch=tmp_path / "scratch",
+        credentials_file=credentials,
     )
     stack = Stack(settings, tmp_path)
-    yield stack, options
+    yield stack
     stack.close()
 
 
-def test_artifacts_on_an_object_store(stack_on_s3: tuple[Stack, dict[str, Any]], tmp_path: Path) -> None:
+def test_artifacts_on_an_object_store(stack_on_s3: Stack, tmp_path: Path) -> None:
     """Real workers keep artifacts on S3: whole, once for the same bytes, and with nothing left on the worker's disk."""
-    stack, options = stack_on_s3
+    stack = stack_on_s3
     stack.dispatchers()
     for stage in ORDER:
         stack.worker(stage)
@@ -112,7 +110,7 @@ def test_artifacts_on_an_object_store(stack_on_s3: tuple[Stack, dict[str, Any]],
     ids = [stack.submit("one", source=source), stack.submit("two", source=source), stack.submit("three")]
     ended = stack.wait_for(ids)
     assert [each.outcome for each in ended.values()] == [Outcome.PUBLISHED] * 3
-    store = ObjectArtifactStore(stack.settings.artifact_store, scratch=tmp_path, options=options)
+    store = open_artifact_store(stack.settings)
     assert read_everything(store) == sorted({each.digest for each in ended.values()})
     assert len(store.digests()) == 2
     assert list((tmp_path / "scratch").iterdir()) == []

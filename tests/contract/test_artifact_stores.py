@@ -284,3 +284,20 @@ def test_directory_is_a_path_or_a_file_url(tmp_path: Path, form: str) -> None:
     store = open_artifact_store(Settings(artifact_store=form.format(tmp_path / "store")))
     assert isinstance(store, LocalArtifactStore)
     assert store.path(keep(store, weights=b"x")).is_relative_to(tmp_path / "store")
+
+
+def test_credentials_come_by_name(s3_server: S3Server, tmp_path: Path) -> None:
+    """`artifact-store` in the credentials file opens the store; one for another scheme is a configuration error."""
+    credentials = tmp_path / "credentials.json"
+    settings = Settings(
+        artifact_store=f"s3://{UNVERSIONED}/{secrets.token_hex(6)}", scratch=tmp_path, credentials_file=credentials
+    )
+    credentials.write_text(json.dumps({"artifact-store": dict(s3_server.credential())}))
+    credentials.chmod(0o600)
+    store = open_artifact_store(settings)
+    assert read(store, keep(store, weights=b"x"), WEIGHTS_FILE) == b"x"
+    assert SECRET_KEY not in repr(settings)
+    credentials.write_text(json.dumps({"artifact-store": {"kind": "hub", "token": SECRET_KEY}}))
+    with pytest.raises(Configuration, match="another kind") as raised:
+        open_artifact_store(settings)
+    assert SECRET_KEY not in str(raised.value)

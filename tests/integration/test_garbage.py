@@ -376,7 +376,7 @@ def run_schedule(registry: Registry, store: Store, schedule: Sequence[str], *, n
     """One collection and one registration of the same bytes in this order; returns what the latter met."""
     registry.submit(name)
     [lease] = registry.advance(Stage.VALIDATE).values()
-    turns, notes, failures = Turns(schedule), [], list[BaseException]()
+    turns, notes, failures = Turns(schedule), [], list[Exception]()
     runs = {
         "gc": collect_in_turn(registry, store, turns),
         "registration": register_in_turn(registry, store, lease, turns, notes),
@@ -385,7 +385,7 @@ def run_schedule(registry: Registry, store: Store, schedule: Sequence[str], *, n
     def follow(who: str) -> None:
         try:
             runs[who]()
-        except BaseException as error:  # shown by the test's own thread
+        except Exception as error:  # noqa: BLE001 - shown by the test's own thread
             failures.append(error)
         finally:
             turns.finish(who)

@@ -221,14 +221,14 @@ def test_remote_inbox(registry: Registry, call: Any, adapter: Path, monkeypatch:
     names = {path.rpartition("/")[2] for path in files.find(first.source)}
     assert names == {CONFIG_FILE, WEIGHTS_FILE, "tokenizer_config.json", MARKER_FILE}
     assert call(adapter, inbox=inbox).id == first.id
-    assert remove_old_remote_copies(inbox, older_than_s=60) == 0
+    assert remove_old_remote_copies(inbox, older_than_s=60, settings=Settings()) == 0
     publish_everything(registry)
     assert forget_published([first]) == []
     assert files.find(first.source) == []
     change_a_byte(adapter)
     second = call(adapter, inbox=inbox)
     assert sweep_inbox(Settings(adapter_inbox=inbox, inbox_retention_s=1)) == 0
-    assert remove_old_remote_copies(inbox, older_than_s=-60) == 1
+    assert remove_old_remote_copies(inbox, older_than_s=-60, settings=Settings()) == 1
     assert files.find(second.source) == []
 
 
@@ -245,7 +245,7 @@ def test_remote_marker_is_last(adapter: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(memory, "put_file", break_off)
     with pytest.raises(Transient, match="the connection broke"):
-        training.stage(adapter, inbox, request={"namespace": "default", "name": "support-bot"})
+        training.stage(adapter, Settings(adapter_inbox=inbox), request={"namespace": "default", "name": "support-bot"})
     left = fsspec.filesystem("memory").find(inbox)
     assert len(left) == 1
     assert not left[0].endswith(MARKER_FILE)
@@ -420,5 +420,5 @@ def test_callback_survives_everything(adapter: Path, tmp_path: Path, caplog: pyt
 
 def test_staged_source_of_a_repository_is_no_copy() -> None:
     """Nothing is removed on the Hub."""
-    staged = training.stage("org/repo", "/inbox", request={"namespace": "default", "name": "x", "base_model": "b"})
+    staged = training.stage("org/repo", Settings(adapter_inbox="/inbox"), request={"namespace": "default", "name": "x"})
     assert staged == Staged("hf://org/repo")

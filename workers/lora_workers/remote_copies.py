@@ -12,35 +12,37 @@ import fsspec
 from lora_registry.copies import AdapterCopy
 from lora_registry.errors import Configuration, RegistryError, Transient
 from lora_registry.ready_marker import MARKER_FILE
+from lora_registry.settings import Settings
+from lora_workers.store_options import ADAPTER_INBOX, options_for
 
 
-def send_copy(copy: AdapterCopy, url: str) -> None:
+def send_copy(copy: AdapterCopy, url: str, *, settings: Settings) -> None:
     """Send a copy to the prefix `url`, its marker last; what is there already is the same.
 
     Raises:
         Configuration: no library for the scheme is installed.
         Transient: the store cannot take it now.
     """
-    files, place = _open(url)
+    files, place = _open(url, settings)
     with _store_errors():
         for name in copy.files:
             files.put_file(str(copy.directory / name), f"{place}/{name}")
         files.pipe_file(f"{place}/{MARKER_FILE}", copy.marker())
 
 
-def remove_remote_copy(url: str) -> None:
+def remove_remote_copy(url: str, *, settings: Settings) -> None:
     """Remove a copy, marker first.
 
     Raises:
         Configuration: no library for the scheme is installed.
         Transient: the store is out of reach.
     """
-    files, place = _open(url)
+    files, place = _open(url, settings)
     with _store_errors():
         _remove(files, place)
 
 
-def remove_old_remote_copies(url: str, *, older_than_s: float) -> int:
+def remove_old_remote_copies(url: str, *, older_than_s: float, settings: Settings) -> int:
     """Remove copies below the inbox `url` that nobody wanted for so long, half sent ones included.
 
     Returns:
@@ -50,7 +52,7 @@ def remove_old_remote_copies(url: str, *, older_than_s: float) -> int:
         Configuration: no library for the scheme is installed.
         Transient: the store is out of reach.
     """
-    files, inbox = _open(url)
+    files, inbox = _open(url, settings)
     before, newest = datetime.now(UTC) - timedelta(seconds=older_than_s), dict[str, datetime]()
     with _store_errors():
         for path in files.find(inbox):
@@ -69,9 +71,10 @@ def _remove(files: Any, place: str) -> None:
         files.rm_file(path)
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str, settings: Settings) -> tuple[Any, str]:
+    options = options_for(url, settings, name=ADAPTER_INBOX)
     try:
-        files, place = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+        files, place = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
     except (ImportError, ValueError) as error:
         raise Configuration(f"inbox: {error}") from error
     return files, place.rstrip("/")

@@ -113,12 +113,12 @@ def register_adapter(
         settings = load_settings(redis_url=redis_url, adapter_inbox=None if inbox is None else str(inbox))
         adapter = parse_adapter(name, namespace=namespace)
         fields |= {"namespace": adapter.namespace, "name": adapter.name}
-        staged = stage(path_or_repo, settings.adapter_inbox, request=fields, revision=revision)
+        staged = stage(path_or_repo, settings, request=fields, revision=revision)
         client = RegistrationClient(_connect(settings), settings)
         registration = submit(client, staged, fields, idempotency_key=idempotency_key)
         if wait:
             registration = client.wait(registration.id, timeout_s=timeout_s)
-        forget(registration, staged)
+        forget(registration, staged, settings)
         if wait:
             _raise_if_failed(registration)
     except Exception as error:  # the boundary between a training run and everything that is not its business
@@ -129,13 +129,13 @@ def register_adapter(
 
 
 def stage(
-    path_or_repo: str | Path | HubCommit, inbox: str, *, request: Mapping[str, Any], revision: str | None = None
+    path_or_repo: str | Path | HubCommit, settings: Settings, *, request: Mapping[str, Any], revision: str | None = None
 ) -> Staged:
     """Make what is to be registered readable for the workers.
 
     Args:
         path_or_repo: see `register_adapter`.
-        inbox: directory or URL; empty: a directory is registered where it is.
+        settings: with the inbox; without one, a directory is registered where it is.
         request: what is asked for, in plain JSON types: another request makes another copy.
         revision: of a repository.
 
@@ -147,7 +147,7 @@ def stage(
     source = locate(path_or_repo, revision=revision)
     if "://" in source:
         return Staged(source, _key_of(source, request))
-    directory = inbox.removeprefix("file://")
+    directory = settings.adapter_inbox.removeprefix("file://")
     is_remote = "://" in directory
     with copied(Path(source), below=Path(directory).absolute() if directory and not is_remote else None) as copy:
         if not directory:
@@ -157,7 +157,7 @@ def stage(
         if is_remote:
             from lora_workers.remote_copies import send_copy  # fsspec, which a directory does without
 
-            send_copy(copy, place)
+            send_copy(copy, place, settings=settings)
         else:
             place = str(Path(place).absolute())
             place_copy(copy, Path(place))
@@ -202,13 +202,13 @@ def submit(
     raise Transient(f"{event.adapter} failed {_MOST_RESUBMISSIONS} times with these bytes")
 
 
-def forget(registration: Registration, staged: Staged) -> None:
+def forget(registration: Registration, staged: Staged, settings: Settings) -> None:
     """Remove the copy of what is in the artifact store by now."""
     if staged.is_copy and registration.outcome in (Outcome.PUBLISHED, Outcome.UNCHANGED):
         if "://" in staged.source:
             from lora_workers.remote_copies import remove_remote_copy
 
-            remove_remote_copy(staged.source)
+            remove_remote_copy(staged.source, settings=settings)
         else:
             remove_copy(Path(staged.source))
 
@@ -226,7 +226,7 @@ def forget_published(registrations: Iterable[Registration], *, redis_url: str | 
             now = client.status(each.id)
         except NotFound:
             continue  # long ago: the inbox is swept
-        forget(now, Staged(now.source, is_copy=True))
+        forget(now, Staged(now.source, is_copy=True), settings)
         if now.outcome is None:
             left.append(each)
     return left
@@ -242,7 +242,7 @@ def sweep_inbox(settings: Settings) -> int:
     if "://" in inbox:
         from lora_workers.remote_copies import remove_old_remote_copies
 
-        return remove_old_remote_copies(inbox, older_than_s=settings.inbox_retention_s)
+        return remove_old_remote_copies(inbox, older_than_s=settings.inbox_retention_s, settings=settings)
     return remove_old_copies(Path(inbox), older_than_s=settings.inbox_retention_s) if inbox else 0
 
 

@@ -13,6 +13,7 @@ from lora_registry.errors import WaitTimeout
 from lora_registry.events import Follow
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, parse_adapter
 from lora_registry.registrations import Registration
+from lora_registry.settings import load_settings
 from lora_workers.cli.options import AsJson, open_client, parse_pairs
 from lora_workers.cli.output import (
     console,
@@ -65,7 +66,7 @@ def register(
         "follow": follow,
     }
     if stage_to:
-        staged = stage(source, stage_to, request=fields)
+        staged = stage(source, load_settings(adapter_inbox=stage_to), request=fields)
         registration_id = submit(client, staged, fields, idempotency_key=idempotency_key).id
     else:
         registration_id = client.submit(source=absolute(source), idempotency_key=idempotency_key, **fields)

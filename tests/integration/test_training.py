@@ -26,7 +26,7 @@ from lora_registry.ready_marker import MARKER_FILE, parse_marker
 from lora_registry.registrations import Registration
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
-from lora_workers import training
+from lora_workers import remote_copies, training
 from lora_workers.remote_copies import remove_old_remote_copies
 from lora_workers.training import Staged, forget_published, locate, register_adapter, sweep_inbox
 from tests.helpers.adapters_on_disk import change_a_byte, copy_adapter
@@ -317,6 +317,24 @@ def test_redis_that_never_answers_holds_nobody_up(
     begun = time.monotonic()
     assert register_adapter("support-bot", adapter, BASE, redis_url=silent_server, wait=True) is None
     assert time.monotonic() - begun < 5
+
+
+def test_object_store_that_never_answers_holds_nobody_up(
+    adapter: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same for an inbox on S3; and its keys are in no message."""
+    credentials = tmp_path / "credentials.json"
+    endpoint = silent_server.replace("redis://", "http://").removesuffix("/0")
+    keys = {"access_key_id": "AKIAKNOWN", "secret_access_key": "hidden", "endpoint_url": endpoint, "region": "x"}
+    credentials.write_text(json.dumps({"adapter-inbox": {"kind": "s3", **keys}}))
+    credentials.chmod(0o600)
+    monkeypatch.setenv("LORA_REGISTRY_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setattr(remote_copies, "ANSWER_S", 0.3)
+    begun = time.monotonic()
+    assert register_adapter("support-bot", adapter, BASE, inbox="s3://bucket/inbox") is None
+    assert time.monotonic() - begun < 20
+    assert "no answer within" in caplog.text
+    assert "hidden" not in caplog.text
 
 
 @pytest.mark.parametrize(

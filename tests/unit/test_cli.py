@@ -99,7 +99,7 @@ def test_every_command_that_prints_data_has_json() -> None:
     commands = (
         "check", "register", "status", "list", "show", "watch", "admit", "explain",
         "base add", "base list", "base show", "alias set", "alias follow",
-        "dead-letters list", "dead-letters show", "dead-letters retry",
+        "dead-letters list", "dead-letters show", "dead-letters retry", "store list", "store verify", "store gc",
     )  # fmt: skip
     for command in commands:
         result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})

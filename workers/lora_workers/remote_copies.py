@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import fsspec
@@ -15,6 +17,10 @@ from lora_registry.ready_marker import MARKER_FILE
 from lora_registry.settings import Settings
 from lora_workers.store_options import ADAPTER_INBOX, options_for
 
+ANSWER_S = 60.0
+"""An object store has so long to answer, and so much longer as the bytes take at _SLOW; then training goes on."""
+_SLOW_BYTES_PER_S = 1_000_000
+
 
 def send_copy(copy: AdapterCopy, url: str, *, settings: Settings) -> None:
     """Send a copy to the prefix `url`, its marker last; what is there already is the same.
@@ -24,10 +30,14 @@ def send_copy(copy: AdapterCopy, url: str, *, settings: Settings) -> None:
         Transient: the store cannot take it now.
     """
     files, place = _open(url, settings)
-    with _store_errors():
+
+    def send() -> None:
         for name in copy.files:
             files.put_file(str(copy.directory / name), f"{place}/{name}")
         files.pipe_file(f"{place}/{MARKER_FILE}", copy.marker())
+
+    size_bytes = sum(each.size_bytes for each in copy.files.values())
+    _within(ANSWER_S + size_bytes / _SLOW_BYTES_PER_S, send)
 
 
 def remove_remote_copy(url: str, *, settings: Settings) -> None:
@@ -38,8 +48,7 @@ def remove_remote_copy(url: str, *, settings: Settings) -> None:
         Transient: the store is out of reach.
     """
     files, place = _open(url, settings)
-    with _store_errors():
-        _remove(files, place)
+    _within(ANSWER_S, lambda: _remove(files, place))
 
 
 def remove_old_remote_copies(url: str, *, older_than_s: float, settings: Settings) -> int:
@@ -78,6 +87,34 @@ def _open(url: str, settings: Settings) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise Configuration(f"inbox: {error}") from error
     return files, place.rstrip("/")
+
+
+def _within(timeout_s: float, work: Callable[[], None]) -> None:
+    """Do it in a thread that is left alone when it takes too long: not every library below fsspec gives up by itself.
+
+    (s3fs 2026.9 waits for ever for a server that accepts an upload and does not answer.)
+
+    Raises:
+        Transient: the store cannot do it, or not in time.
+    """
+    ended: SimpleQueue[Exception | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    Thread(target=run, name="inbox", daemon=True).start()
+    try:
+        error = ended.get(timeout=timeout_s)
+    except Empty:
+        raise Transient(f"inbox: no answer within {timeout_s:g} s") from None
+    if error is not None:
+        with _store_errors():
+            raise error
 
 
 @contextmanager

@@ -350,7 +350,9 @@ def test_watch_says_each_change_in_one_line() -> None:
 def test_children_read_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `up` hands to its processes in the environment is what it was told."""
     told = Settings(redis_url="unix:///run/v.sock", source_roots=(Path("/a"), Path("/b")), lease_s=12.5, max_attempts=7,
-                    engine_profiles=("vllm", "/etc/a:b.json"))  # fmt: skip
+                    engine_profiles=("vllm", "/etc/a:b.json"), allowed_schemes=("file", "https"),
+                    allowed_networks=("10.0.0.0/8", "fd00::/8"), credentials_file=Path("/etc/credentials.json"),
+                    incomplete_deadlines_s={"file": 1.5, "*": 7.0}, marker_required=("s3",))  # fmt: skip
 
     for name, value in environment_of(told).items():
         monkeypatch.setenv(name, value)

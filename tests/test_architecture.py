@@ -137,7 +137,7 @@ def test_lora_registry_imports_the_standard_library_pydantic_and_redis_only() ->
     assert external - sys.stdlib_module_names - MAY_IMPORT == set()
 
 
-@pytest.mark.parametrize("module", ["lora_registry.client", "lora_registry.subscriber"])
+@pytest.mark.parametrize("module", ["lora_registry.client", "lora_registry.subscriber", "lora_workers.training"])
 def test_client_and_subscriber_stay_light(module: str) -> None:
     """A training job or a serving node that imports its side loads no heavy library, not even indirectly."""
     code = f"import json, sys; import {module}; print(json.dumps(sorted(sys.modules)))"

@@ -22,6 +22,9 @@ for the stages), readiness.py and ready_marker.py (when an upload is done), name
 settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
 all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, engine_codes.py).
 
+What nothing refers to any more is marked by marks.py for garbage collection; copies.py makes the copies of adapters
+that training jobs leave for the workers.
+
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
 module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py
 and tokenizer_comparison.py; what a base model looks like in base_profile.py, base_headers.py, quantized_bases.py and

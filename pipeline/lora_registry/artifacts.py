@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
+
+from lora_registry.errors import ArtifactDamaged
 
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,34 @@ class Manifest:
     config: FileDigest
     weights: FileDigest
 
+    @classmethod
+    def of(cls, config: bytes, weights: FileDigest) -> Self:
+        """The manifest of this config and these weights."""
+        return cls(FileDigest(hashlib.sha256(config).hexdigest(), len(config)), weights)
+
+    @classmethod
+    def from_json(cls, raw: bytes, *, digest: str) -> Self:
+        """Parse a stored manifest.
+
+        Raises:
+            ArtifactDamaged: these are not the bytes that `digest` was taken over.
+        """
+        if digest_of_manifest(raw) != digest:
+            raise ArtifactDamaged(f"the manifest of {digest[:80]} is another one")
+        files = json.loads(raw)["files"]
+        config, weights = (
+            FileDigest(files[name]["sha256"], files[name]["size"]) for name in (CONFIG_FILE, WEIGHTS_FILE)
+        )
+        return cls(config, weights)
+
+    def file(self, name: str) -> FileDigest:
+        """Digest and size of the file called `name`.
+
+        Raises:
+            KeyError: an artifact has no file of that name.
+        """
+        return {CONFIG_FILE: self.config, WEIGHTS_FILE: self.weights}[name]
+
     def to_json(self) -> bytes:
         """The canonical bytes: the digest is taken over these."""
         files = {CONFIG_FILE: self.config, WEIGHTS_FILE: self.weights}
@@ -36,4 +68,14 @@ class Manifest:
     @property
     def digest(self) -> str:
         """`sha256:` and 64 hex digits: the artifact's identity."""
-        return f"sha256:{hashlib.sha256(self.to_json()).hexdigest()}"
+        return digest_of_manifest(self.to_json())
+
+
+def digest_of_manifest(raw: bytes) -> str:
+    """The digest of the artifact whose manifest these bytes are."""
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is written as the digest of an artifact."""
+    return _DIGEST.fullmatch(text) is not None

@@ -137,6 +137,7 @@ class Published(StrEnum):
     READMIT = "readmit"
     BASE_CONFLICT = "base-conflict"
     TAKEN = "taken"
+    REMOVING = "removing"
 
 
 class Catalog:
@@ -153,7 +154,8 @@ class Catalog:
 
         Returns:
             The outcome, or why there is none: READMIT (the id was issued under an earlier admission: allocate again),
-            BASE_CONFLICT (the adapter belongs to another base), TAKEN (the version number is another's).
+            BASE_CONFLICT (the adapter belongs to another base), TAKEN (the version number is another's), REMOVING (a
+            garbage collection is removing the artifact).
 
         Raises:
             LeaseLost: another worker owns the registration.

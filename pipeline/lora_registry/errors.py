@@ -8,6 +8,7 @@
     ├── Transient           the world is wrong: retry with backoff, then dead-letter
     │   ├── RedisUnavailable
     │   ├── ServerNotAdmitted
+    │   ├── ArtifactBusy
     │   ├── QueueFull
     │   ├── RateLimited
     │   ├── ProcessUnfit    … and only in another process: record, then end this one
@@ -18,6 +19,7 @@
     ├── Conflict            the state is not what the caller expected: read it again, then decide
     ├── NotServed           nodes cannot serve a version as asked: look at the rollout
     ├── PromotionAborted    the gate did not open: the alias is where it was
+    ├── ArtifactDamaged     what the artifact store holds is not what the digest says: do not use it
     ├── WaitTimeout         the outcome did not come in time; the registration goes on
     └── Configuration       the settings are wrong: fail at start
 
@@ -184,6 +186,20 @@ class PromotionAborted(RegistryError):
 
     code = "PROMOTION_ABORTED"
     remedy = "See what the nodes say with `lora-registry rollout NAME`; promote again when they can serve it."
+
+
+class ArtifactDamaged(RegistryError):
+    """The artifact store does not hold the bytes that the digest was taken over."""
+
+    code = "ARTIFACT_DAMAGED"
+    remedy = "Restore it from a backup, or remove its directory and register the adapter again."
+
+
+class ArtifactBusy(Transient):
+    """An artifact of the same bytes is being removed at this moment."""
+
+    code = "ARTIFACT_BUSY"
+    remedy = "Nothing: it is retried, and kept anew once it is gone."
 
 
 class WaitTimeout(RegistryError):

@@ -76,6 +76,21 @@ class Keys:
         """Sorted set: dead-lettered registrations by time."""
         return f"{self.ledger}:dead"
 
+    @property
+    def pins(self) -> str:
+        """Hash: registration id → digest of the artifact that it keeps or has kept, until it ends."""
+        return f"{self.ledger}:pins"
+
+    @property
+    def marked(self) -> str:
+        """Sorted set: digests that nothing refers to, by the time since when (microseconds)."""
+        return f"{self.ledger}:marked"
+
+    @property
+    def removing(self) -> str:
+        """Sorted set: digests that a garbage collection is removing, by the time of its claim (microseconds)."""
+        return f"{self.ledger}:removing"
+
     # The catalog
     @property
     def catalog(self) -> str:

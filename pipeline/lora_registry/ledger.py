@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import redis
 
 from lora_registry import codes, scripts
 from lora_registry.connection import command, redis_errors
-from lora_registry.errors import Deferred, LeaseLost, NotFound, Rejected, ServerNotAdmitted
+from lora_registry.errors import ArtifactBusy, Deferred, LeaseLost, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.findings import Finding
 from lora_registry.keys import Keys
 from lora_registry.registrations import Outcome, Registration, dump_findings, parse_registration
@@ -24,6 +24,8 @@ from lora_registry.settings import Settings
 from lora_registry.stages import BATCH, STATE_AFTER, Stage, after
 
 _US_PER_S = 1_000_000
+REMOVAL_S: Final = 600.0
+"""How long a garbage collection's claim on one artifact stands: ten times what it takes itself for it at most."""
 _LONGEST_RETRY_AFTER_S = 3600.0
 _LIST_DEAD_LETTERS = "List them with `lora-registry dead-letters list`."
 
@@ -222,6 +224,25 @@ class Ledger:
         if answer[0] == "lost":
             raise LeaseLost
         return bool(answer[0] == "dead")
+
+    def pin(self, lease: Lease, digest: str) -> None:
+        """Keep garbage collection off the artifact `digest` until the registration ends; call it before keeping one.
+
+        Raises:
+            LeaseLost: another worker owns the registration.
+            ArtifactBusy: the artifact is being removed at this moment.
+            RedisUnavailable: the server is out of reach.
+        """
+        answer = scripts.call(
+            self._redis,
+            "pin",
+            keys=[self._keys.registration(lease.registration.id)],
+            args=[*self._lease_arguments(lease), digest, int(REMOVAL_S * _US_PER_S)],
+        )
+        if answer == "lost":
+            raise LeaseLost
+        if answer == "removing":
+            raise ArtifactBusy(f"{digest} is being removed at this moment")
 
     def defer(self, lease: Lease, error: Deferred) -> bool:
         """Give the registration back because it has to wait for its files: due again after a pause, at no cost.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,6 +37,12 @@ class Settings(BaseSettings):
 
     source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Directories that local sources may lie in, separated by ':'; empty: no local source is allowed."""
+    artifact_store: str = "lora-registry-data/artifacts"
+    """Artifact store, which every validate worker and every node sees: a directory, or any fsspec URL (`s3://bucket/prefix`)."""
+    scratch: Path = Path(tempfile.gettempdir())
+    """Local directory in which adapters are judged before they go to an artifact store that is no directory."""
+    gc_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long an artifact must have been without any reference before `store gc` removes it."""
     allowed_schemes: Annotated[tuple[str, ...], NoDecode] = ("file", "hf", "s3")
     """Schemes of sources, by commas; besides these: `https`, `http`, and fsspec's (`gs`, `az`, …)."""
     allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
@@ -50,8 +57,10 @@ class Settings(BaseSettings):
     """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: not at all."""
     marker_required: Annotated[tuple[str, ...], NoDecode] = ()
     """Schemes whose sources must have the marker file _ADAPTER_READY.json, by commas."""
-    artifact_store: Path = Path("lora-registry-data/artifacts")
-    """Directory of the artifact store; every validate worker and every node sees it."""
+    adapter_inbox: str = ""
+    """Where training jobs put copies of adapters: a directory or fsspec URL that the workers read; empty: nowhere."""
+    inbox_retention_s: Annotated[int, Field(gt=0)] = 7 * SECONDS_PER_DAY
+    """Copies in it that nobody wanted for so long are removed by `store gc`."""
 
     max_queued_events: Annotated[int, Field(gt=0)] = 100_000
     """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""
@@ -128,6 +137,11 @@ class Settings(BaseSettings):
     def _split_commas(cls, names: object) -> object:
         return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
+    @field_validator("artifact_store", mode="before")
+    @classmethod
+    def _store_as_text(cls, store: object) -> object:
+        return str(store) if isinstance(store, Path) else store
+
     @field_validator("source_roots", mode="before")
     @classmethod
     def _split_roots(cls, roots: object) -> object:
@@ -144,6 +158,12 @@ class Settings(BaseSettings):
     def incomplete_deadline_s(self, scheme: str) -> float:
         """How long after its event an upload of `scheme` may stay incomplete."""
         return self.incomplete_deadlines_s.get(scheme, self.incomplete_deadlines_s.get("*", 0.0))
+
+    @property
+    def artifact_directory(self) -> Path | None:
+        """Directory of the artifact store, made absolute; None if it is an object store."""
+        path = self.artifact_store.removeprefix("file://")
+        return None if "://" in path else Path(path).absolute()
 
     @property
     def celery_broker_url(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lora_registry.registrations import Outcome
 from lora_registry.stages import ORDER, Stage
 from tests.helpers.stack import Stack, check_promises
@@ -94,4 +96,4 @@ def test_file_changed_between_resolve_and_validate_is_rejected(stack: Stack) -> 
     ended = stack.wait_for([each])[each]
     assert ended.outcome is Outcome.REJECTED
     assert [finding.code for finding in ended.findings] == ["SOURCE_CHANGED"]
-    assert not list((stack.settings.artifact_store / "sha256").iterdir())
+    assert not list((Path(stack.settings.artifact_store) / "sha256").iterdir())

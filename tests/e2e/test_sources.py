@@ -138,6 +138,7 @@ def _everything_in(stack: Stack) -> str:
         "stream": redis.xrange,
         "zset": lambda key: redis.zrange(key, 0, -1),
         "set": redis.smembers,
+        "none": lambda key: "gone meanwhile",
     }
     keys = list(redis.scan_iter(f"{stack.settings.key_prefix}*"))
     return "\n".join(f"{key} {readers[redis.type(key)](key)}" for key in keys)

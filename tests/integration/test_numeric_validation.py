@@ -72,7 +72,7 @@ def test_numbers_decide_in_a_running_stack(stack: Stack) -> None:
     (finding,) = (each for each in ended[ids[1]].findings if each.severity is Severity.ERROR)
     assert finding.code == "NUMBERS_NOT_FINITE"
     assert finding.subject.startswith("base_model.model.")
-    report = json.loads((stack.settings.artifact_store / "reports" / f"{ids[0]}.json").read_text())
+    report = json.loads((Path(stack.settings.artifact_store) / "reports" / f"{ids[0]}.json").read_text())
     assert [each["code"] for each in report["findings"]] == ["BASE_NAME_DIFFERS"]
     assert report["spectra"]["device"] == "cpu"
     assert report["spectra"]["bytes_read"] == (good / WEIGHTS).stat().st_size

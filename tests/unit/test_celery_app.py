@@ -136,7 +136,7 @@ def test_a_worker_removes_what_killed_ones_left_in_staging(tmp_path: Path) -> No
     stale = tmp_path / "artifacts" / "staging" / "stale"
     stale.mkdir(parents=True)
     os.utime(stale, (0, 0))
-    settings = SETTINGS.model_copy(update={"artifact_store": tmp_path / "artifacts"})
+    settings = SETTINGS.model_copy(update={"artifact_store": str(tmp_path / "artifacts")})
     assert set(Station(make_app(settings), settings)._perform) == set(Stage)
     assert not stale.exists()
 

@@ -101,7 +101,7 @@ def test_every_command_that_prints_data_has_json() -> None:
         "base add", "base list", "base show", "alias set", "alias follow", "alias history", "alias remove",
         "promote", "rollback", "retire", "label", "keep-last", "nodes", "nodes show", "rollout",
         "collection set", "collection list", "collection show", "collection remove",
-        "dead-letters list", "dead-letters show", "dead-letters retry",
+        "dead-letters list", "dead-letters show", "dead-letters retry", "store list", "store verify", "store gc",
     )  # fmt: skip
     for command in commands:
         result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})

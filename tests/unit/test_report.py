@@ -8,7 +8,7 @@ from lora_registry.engine_profiles import BUILT_IN, Ruling, find_profiles
 from lora_registry.engine_verdicts import EngineVerdict, refuse_invalid
 from lora_registry.errors import Rejected
 from lora_registry.report import ValidationReport, Verdict, rejected
-from lora_workers.artifact_store import LocalArtifactStore
+from lora_workers.local_artifacts import LocalArtifactStore
 
 ERROR = fit_codes.SHAPE_MISMATCH.finding("t", expected=[1, 2], actual=[2, 1])
 WARNING = fit_codes.BASE_NAME_ABSENT.finding()

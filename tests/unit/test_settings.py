@@ -55,7 +55,7 @@ def test_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_REGISTRY_KEY_PREFIX", "{other}")
     monkeypatch.setenv("LORA_REGISTRY_ARTIFACT_STORE", "/artifacts")
     settings = load_settings()
-    assert (settings.lease_s, settings.key_prefix, settings.artifact_store) == (12.5, "{other}", Path("/artifacts"))
+    assert (settings.lease_s, settings.key_prefix, settings.artifact_directory) == (12.5, "{other}", Path("/artifacts"))
 
 
 def test_overrides_win_and_none_is_no_override(monkeypatch: pytest.MonkeyPatch) -> None:

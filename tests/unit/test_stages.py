@@ -46,6 +46,7 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self.numbers: dict[str, tuple[int, int]] = {}
+        self.pins: dict[str, str] = {}
         self.raised_by = 0
 
     def allocate(self, lease: Lease) -> tuple[int, int]:
@@ -59,6 +60,12 @@ class MemoryLedger:
                 registration.order + self.raised_by,
             )
         return self.numbers[registration.id]
+
+    def pin(self, lease: Lease, digest: str) -> None:
+        """Remember the digest."""
+        if lease.owner != "worker":
+            raise LeaseLost
+        self.pins[lease.registration.id] = digest
 
     def readmit(self) -> None:
         """What the admission of a new server does to numbers."""
@@ -210,12 +217,14 @@ def run_validate(
     source = MemorySource(**({"config": adapter.config_bytes, "weights": adapter.weights_bytes} | files))
     pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
     catalog: Any = MemoryCatalog(base or make_base())
+    ledger: Any = MemoryLedger()
     lease = make_lease(Stage.VALIDATE, pinned=pinned)
     return validate(
         lease,
         catalog=catalog,
         source=source,
         store=store,
+        ledger=ledger,
         max_lora_rank=max_lora_rank,
         profiles=profiles,
         numeric=numeric,
@@ -542,10 +551,11 @@ def test_source_that_changed_after_it_was_pinned_is_rejected(store: MemoryStore)
     source = MemorySource(config=adapter.config_bytes, weights=adapter.weights_bytes)
     pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
     source.files["weights"] = make_adapter(rank=4).weights_bytes
+    ledger: Any = MemoryLedger()
     catalog: Any = MemoryCatalog(make_base())
     lease = make_lease(Stage.VALIDATE, pinned=pinned)
     with pytest.raises(Rejected, match="changed"):
-        validate(lease, catalog=catalog, source=source, store=store, max_lora_rank=64)
+        validate(lease, catalog=catalog, source=source, store=store, ledger=ledger, max_lora_rank=64)
     assert store.kept == {}
 
 

@@ -28,7 +28,7 @@ from lora_registry.stages.publish import publish
 from lora_registry.stages.resolve import resolve
 from lora_registry.stages.validate import validate
 from lora_registry.work import Perform, work
-from lora_workers.artifact_store import LocalArtifactStore
+from lora_workers.artifact_store import open_artifact_store
 from lora_workers.celery_app import child_number, make_app, send_wake_ups, task_name
 from lora_workers.linear_patterns import linear_time_patterns
 from lora_workers.logs import log_to_stderr
@@ -73,7 +73,7 @@ class Station:
     @cached_property
     def _perform(self) -> dict[Stage, Perform]:
         ledger, catalog, settings = self._ledger, self._catalog, self._settings
-        source, store = open_sources(settings), LocalArtifactStore(settings.artifact_store)
+        source, store = open_sources(settings), open_artifact_store(settings)
         store.remove_stale_staging()
         judge = partial(
             validate,
@@ -85,7 +85,7 @@ class Station:
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
             Stage.RESOLVE: partial(resolve, source=source),
-            Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store),
+            Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store, ledger=ledger),
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }
 

@@ -1,5 +1,6 @@
 -- Shared: end a registration. It leaves the due set, gets its one outcome (and `...`: further fields, values), starts to
--- expire together with its idempotency key and history, and whoever waits for it is rung.
+-- expire together with its idempotency key and history, and whoever waits for it is rung. Its artifact is no longer pinned,
+-- unless it may be driven again.
 local function finish(prefix, id, stage, namespace, outcome, now, retention_s, ...)
   local ledger = prefix .. ':ledger'
   local key = ledger .. ':registration:' .. id
@@ -8,6 +9,7 @@ local function finish(prefix, id, stage, namespace, outcome, now, retention_s, .
   redis.call('HSET', key, 'outcome', outcome, 'state', outcome, 'stage', '', 'owner', '', 'finished_at', now, ...)
   if outcome ~= 'dead-lettered' then
     redis.call('HDEL', key, 'pinned', 'traits', 'claimed_at', 'claimed_with', 'alone', 'due_at')
+    redis.call('HDEL', ledger .. ':pins', id)
   end
   redis.call('EXPIRE', key, retention_s)
   redis.call('EXPIRE', ledger .. ':history:' .. id, retention_s)

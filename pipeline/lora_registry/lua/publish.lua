@@ -3,7 +3,7 @@
 -- KEYS  1 registration  2 adapter  3 versions of the base  4 aliases of the base
 -- ARGV  1 key prefix  2 registration id  3 epoch  4 owner  5 version record (JSON)  6 log length  7 retention in s
 --       8 versions to keep of an adapter where nothing else is said, 0 for all
--- Returns {'published'|'unchanged'|'superseded'} or {'lost'|'not-admitted'|'readmit'|'base-conflict'|'taken'}.
+-- Returns {'published'|'unchanged'|'superseded'} or {'lost'|'not-admitted'|'readmit'|'base-conflict'|'taken'|'removing'}.
 -- Atomic: record, alias, log entries, PUBLISH and outcome happen together or not at all.
 -- The rule of the adapter's own alias: bytes equal to its target's (or to the head's, where people moved it) change
 -- nothing; else only an event accepted later than every one that has decided so far moves it, and a pinned or manual
@@ -33,6 +33,12 @@ local overtaken_by = tonumber(redis.call('HGET', prefix .. ':ledger:superseded',
 if order < overtaken_by then
   return finish_as('superseded')
 end
+
+-- The registration's pin forbids both; this holds for one that was validated before there were pins, too.
+if redis.call('ZSCORE', prefix .. ':ledger:removing', digest) then
+  return {'removing'}
+end
+redis.call('ZREM', prefix .. ':ledger:marked', digest)
 
 local known = redis.call('HMGET', KEYS[2], 'base', 'decided', 'head_version', 'head_digest', 'follow')
 if known[1] and known[1] ~= base then

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_registry import codes
 from lora_registry.catalog import Catalog, Published, VersionRecord
-from lora_registry.errors import Rejected
+from lora_registry.errors import ArtifactBusy, Rejected
 from lora_registry.ledger import Lease, Ledger
 
 
@@ -31,6 +31,8 @@ def publish(lease: Lease, *, ledger: Ledger, catalog: Catalog) -> None:
             str(registration.adapter), expected=owner, actual=registration.base_model
         )
         raise Rejected(finding.message, findings=(finding,))
+    if answer is Published.REMOVING:
+        raise ArtifactBusy
     if answer is Published.TAKEN:
         finding = codes.VERSION_TAKEN.finding(registration.adapter.served_name(version))
         raise Rejected(finding.message, findings=(finding,))

@@ -12,13 +12,13 @@ from time import perf_counter
 from typing import Protocol
 
 from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config, parse_adapter_config
-from lora_registry.artifacts import FileDigest
+from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.catalog import Catalog
 from lora_registry.engine_profiles import EngineProfile
 from lora_registry.errors import Rejected
 from lora_registry.judgement import judge, judge_tokenizer, largest_rank
 from lora_registry.kept_traits import keep_traits
-from lora_registry.ledger import Lease
+from lora_registry.ledger import Lease, Ledger
 from lora_registry.module_patterns import CompilePattern
 from lora_registry.numeric_report import StartNumericPass
 from lora_registry.registrations import dump_findings
@@ -61,6 +61,7 @@ def validate(
     catalog: Catalog,
     source: Source,
     store: ArtifactStore,
+    ledger: Ledger,
     max_lora_rank: int,
     compile_pattern: CompilePattern | None = None,
     profiles: Sequence[EngineProfile] = (),
@@ -75,6 +76,7 @@ def validate(
         catalog: where the base model is.
         source: where the adapter is.
         store: where it is kept.
+        ledger: where its digest is pinned, so that no garbage collection takes it before it is published.
         max_lora_rank: largest rank that is accepted.
         compile_pattern: compiles an adapter's regular expressions to run in linear time; None: they are refused.
         profiles: nodes to give verdicts for.
@@ -87,6 +89,7 @@ def validate(
     Raises:
         Rejected: it does not fit, or changed after it was pinned; with the findings.
         NotFound: the base model was removed meanwhile.
+        LeaseLost: another worker owns the registration.
         Transient: source, store or Redis is out of reach.
     """
     registration = lease.registration
@@ -117,7 +120,9 @@ def validate(
         spectra = measured.to_dict() if measured else None
         read = len(raw_config) + weights.size_bytes
         _settle(store, registration.id, report_of(judged, bytes_read=read, timings_ms=timings_ms, spectra=spectra))
-        digest = staged.keep(canonical_config(raw_config), weights)
+        stored_config = canonical_config(raw_config)
+        ledger.pin(lease, Manifest.of(stored_config, weights).digest)
+        digest = staged.keep(stored_config, weights)
     return {
         "digest": digest,
         "rank": largest_rank(config),

@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperGroup
 
 from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
-from lora_workers.cli import changing, checking, explaining, machine, published, registering, running, watching
+from lora_workers.cli import (
+    changing,
+    checking,
+    explaining,
+    machine,
+    published,
+    registering,
+    running,
+    storing,
+    watching,
+)
 from lora_workers.cli.bases import base_commands
 from lora_workers.cli.collecting import collection_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
@@ -86,6 +96,7 @@ app.command()(rollout)
 app.add_typer(base_commands, name="base")
 app.command()(watching.watch)
 app.add_typer(dead_letter_commands, name="dead-letters")
+app.add_typer(storing.store_commands, name="store")
 app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)

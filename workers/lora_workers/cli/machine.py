@@ -82,8 +82,8 @@ def _settings_for_up(redis_url: str | None, directory: Path, source_root: list[P
         roots = (Path.cwd(),)
     settings = load_settings(redis_url=redis_url, source_roots=roots or None)
     kept_elsewhere = os.environ.get("LORA_REGISTRY_ARTIFACT_STORE")
-    store = settings.artifact_store.absolute() if kept_elsewhere else directory / "artifacts"
-    return settings.model_copy(update={"artifact_store": store})
+    store = settings.artifact_directory or settings.artifact_store if kept_elsewhere else directory / "artifacts"
+    return settings.model_copy(update={"artifact_store": str(store)})
 
 
 def _run(installation: Installation, settings: Settings, *, has_server: bool) -> None:

@@ -17,8 +17,8 @@ from lora_registry import fit_codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
 from lora_registry.errors import NotFound, Transient
 from lora_registry.report import ValidationReport
-from lora_workers import artifact_store
-from lora_workers.artifact_store import LocalArtifactStore, StagedArtifact
+from lora_workers import local_artifacts
+from lora_workers.local_artifacts import LocalArtifactStore, StagedArtifact
 
 CONFIG = b'{"r":8}'
 WEIGHTS = b"weights" * 1000
@@ -137,7 +137,7 @@ def test_artifact_that_fails_midway_is_not_there_at_all(
         if step == "config":
             patched.setattr(Path, "write_bytes", fail)
         else:
-            patched.setattr(artifact_store, f"_{step}", fail)
+            patched.setattr(local_artifacts, f"_{step}", fail)
         with pytest.raises(Transient, match="No space left"):
             keep(store)
     assert contents(tmp_path / "store") == []
@@ -157,13 +157,13 @@ def test_two_workers_with_the_same_bytes_at_the_same_moment(
     store: LocalArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are about to rename: one artifact comes of it, whole, and both get its digest."""
-    rename, both = artifact_store._rename, threading.Barrier(2)
+    rename, both = local_artifacts._rename, threading.Barrier(2)
 
     def rename_together(directory: Path, target: Path) -> None:
         both.wait(10)
         rename(directory, target)
 
-    monkeypatch.setattr(artifact_store, "_rename", rename_together)
+    monkeypatch.setattr(local_artifacts, "_rename", rename_together)
     digests: list[str] = []
     threads = [threading.Thread(target=lambda: digests.append(keep(store))) for _ in range(2)]
     for thread in threads:

@@ -26,8 +26,16 @@ _PASSING: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 """How replies begin that redis-py has no class for: a script runs long, the disk is full, too few replicas follow."""
 
 
-def connect(url: str, *, name: str = "lora-registry", retries: int = 2) -> redis.Redis:
+def connect(
+    url: str, *, name: str = "lora-registry", retries: int = 2, timeout_s: float = _SOCKET_TIMEOUT_S
+) -> redis.Redis:
     """A client for `url`; nothing is sent until the first command.
+
+    Args:
+        url: the server's.
+        name: what the server calls the connections.
+        retries: how often a command is sent again when its reply is lost.
+        timeout_s: longest wait for a reply.
 
     Raises:
         Configuration: the URL is not one that redis-py reads.
@@ -37,7 +45,7 @@ def connect(url: str, *, name: str = "lora-registry", retries: int = 2) -> redis
             url,
             decode_responses=True,
             client_name=name,
-            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_timeout=timeout_s,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             health_check_interval=30,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),

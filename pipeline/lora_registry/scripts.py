@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from lora_registry.connection import redis_errors
+from lora_registry.errors import RegistryError
 
 _REQUIRES = re.compile(r"^-- requires: (.+)$", re.MULTILINE)
 Argument = str | int | float
@@ -49,6 +50,38 @@ def call(client: redis.Redis, name: str, *, keys: Sequence[str], args: Sequence[
             return client.evalsha(digest(name), len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
             return client.eval(source(name), len(keys), *keys, *args)
+
+
+def call_all(
+    client: redis.Redis, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+) -> list[Any | RegistryError]:
+    """Run script `name` once for each (keys, args) of `calls`, in one round trip; not atomic as a whole.
+
+    Returns:
+        For each call what the script returned, or why it did not run.
+
+    Raises:
+        RedisUnavailable: the server is out of reach; any of them may have run.
+    """
+    with redis_errors(), client.pipeline(transaction=False) as pipe:
+        for keys, args in calls:
+            pipe.evalsha(digest(name), len(keys), *keys, *args)
+        replies = pipe.execute(raise_on_error=False)
+    return [_settled(client, name, call, reply) for call, reply in zip(calls, replies, strict=True)]
+
+
+def _settled(
+    client: redis.Redis, name: str, asked: tuple[Sequence[str], Sequence[Argument]], reply: Any
+) -> Any | RegistryError:
+    if not isinstance(reply, Exception):
+        return reply
+    try:
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            return call(client, name, keys=asked[0], args=asked[1])
+        with redis_errors():
+            raise reply
+    except RegistryError as error:
+        return error
 
 
 def _read(file_name: str) -> str:

@@ -60,8 +60,12 @@ class PinnedSource:
 class Source(Protocol):
     """One scheme: pins what it resolves, and copies what is pinned."""
 
-    def resolve(self, url: str) -> PinnedSource:
+    def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """Find the adapter's two files and pin them.
+
+        Args:
+            url: where the publisher says they are.
+            credential: name of the credential to read them with; empty for none.
 
         Raises:
             Rejected: there is no adapter there, or it may not be read.

@@ -11,7 +11,8 @@ PERMANENT = re.compile(
     r":(server|ids:last"
     r"|inbox:(events|number:[^:]+)"
     rf"|ledger:({_WORK}|superseded|dead)"
-    r"|catalog:(adapters|sequences|bases|adapter:[^:]+|versions:[^:]+|aliases:[^:]+|numbers:[^:]+)"
+    r"|catalog:(adapters|sequences|bases|(adapter|versions|aliases|numbers|usage|stored):[^:]+)"
+    r"|access:(namespaces|tokens)"
     r"|log:[^:]+"
     r"|celery:.+)"
 )

@@ -18,9 +18,9 @@ class SourceRouter:
     def __init__(self, schemes: Mapping[str, Source]) -> None:
         self._schemes = dict(schemes)
 
-    def resolve(self, url: str) -> PinnedSource:
+    def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """See `Source.resolve`."""
-        return self._owner(url).resolve(url)
+        return self._owner(url).resolve(url, credential=credential)
 
     def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
         """See `Source.read`."""

@@ -47,13 +47,14 @@ class LocalSource:
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = tuple(os.path.realpath(root) for root in roots)
 
-    def resolve(self, url: str) -> PinnedSource:
+    def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """Find and pin the two files of the adapter in directory `url` (an absolute path or `file://` URL).
 
         Raises:
             Rejected: outside the roots, missing, unreadable, or no adapter.
             Transient: the file system failed.
         """
+        del credential  # the file system knows this process's user only
         directory = self._contained(url.removeprefix("file://"), subject=url)
         with _mapped(url), os.scandir(directory) as listing:
             names = [_as_text(entry.name) for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]

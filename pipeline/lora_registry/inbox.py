@@ -76,8 +76,9 @@ class Inbox:
         accepted: list[Accepted | RegistryError] = []
         for (_, key), (registration_id, _, _), answer in zip(requests, calls, answers, strict=True):
             try:
-                known = isinstance(answer, RegistryError)
-                accepted.append(answer if known else _accepted(answer, registration_id, key))
+                if isinstance(answer, RegistryError):
+                    raise answer
+                accepted.append(_accepted(answer, registration_id, key))
             except RegistryError as error:
                 accepted.append(error)
         return accepted

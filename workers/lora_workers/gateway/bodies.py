@@ -1,4 +1,4 @@
-"""A request's body: of the type that is expected, no longer than its cap, and in time. Nothing is parsed before that."""
+"""A request's body: of the type that is expected, no longer than its cap, in time; nothing is parsed before that."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import redis
+import redis.asyncio
 
 from lora_registry import codes, scripts
 from lora_registry.connection import LONGEST_BLOCK_S, command, redis_errors
@@ -60,10 +61,10 @@ class Inbox:
         registration_id, keys, args = self._call_of(event, idempotency_key)
         return _accepted(scripts.call(self._redis, "accept", keys=keys, args=args), registration_id, idempotency_key)
 
-    def accept_all(
-        self, requests: Sequence[tuple[RegistrationRequested, str | None]]
+    async def accept_all(
+        self, client: redis.asyncio.Redis, requests: Sequence[tuple[RegistrationRequested, str | None]]
     ) -> list[Accepted | RegistryError]:
-        """Accept several events, each with its idempotency key, in one round trip and in this order.
+        """Accept several events, each with its idempotency key, over `client`, in one round trip and in this order.
 
         Returns:
             For each what `accept` would return or raise.
@@ -72,7 +73,7 @@ class Inbox:
             RedisUnavailable: the server is out of reach; any of them may have been accepted.
         """
         calls = [self._call_of(event, key) for event, key in requests]
-        answers = scripts.call_all(self._redis, "accept", [(keys, args) for _, keys, args in calls])
+        answers = await scripts.call_all(client, "accept", [(keys, args) for _, keys, args in calls])
         accepted: list[Accepted | RegistryError] = []
         for (_, key), (registration_id, _, _), answer in zip(requests, calls, answers, strict=True):
             try:

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 import redis
+import redis.asyncio
 
 from lora_registry.connection import redis_errors
 from lora_registry.errors import RegistryError
@@ -52,8 +53,8 @@ def call(client: redis.Redis, name: str, *, keys: Sequence[str], args: Sequence[
             return client.eval(source(name), len(keys), *keys, *args)
 
 
-def call_all(
-    client: redis.Redis, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+async def call_all(
+    client: redis.asyncio.Redis, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
 ) -> list[Any | RegistryError]:
     """Run script `name` once for each (keys, args) of `calls`, in one round trip; not atomic as a whole.
 
@@ -63,21 +64,26 @@ def call_all(
     Raises:
         RedisUnavailable: the server is out of reach; any of them may have run.
     """
-    with redis_errors(), client.pipeline(transaction=False) as pipe:
+    with redis_errors():
+        replies = await _run_all(client, name, calls)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            await client.script_load(source(name))
+            replies = await _run_all(client, name, calls)  # a script may run twice, as when a reply is lost
+    return [_as_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+
+async def _run_all(
+    client: redis.asyncio.Redis, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+) -> list[Any]:
+    async with client.pipeline(transaction=False) as pipe:
         for keys, args in calls:
             pipe.evalsha(digest(name), len(keys), *keys, *args)
-        replies = pipe.execute(raise_on_error=False)
-    return [_settled(client, name, call, reply) for call, reply in zip(calls, replies, strict=True)]
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies
 
 
-def _settled(
-    client: redis.Redis, name: str, asked: tuple[Sequence[str], Sequence[Argument]], reply: Any
-) -> Any | RegistryError:
-    if not isinstance(reply, Exception):
-        return reply
+def _as_error(reply: Exception) -> RegistryError:
     try:
-        if isinstance(reply, redis.exceptions.NoScriptError):
-            return call(client, name, keys=asked[0], args=asked[1])
         with redis_errors():
             raise reply
     except RegistryError as error:

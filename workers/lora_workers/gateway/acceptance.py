@@ -6,12 +6,13 @@ A round trip of its own for each request would cost more than all the rest of th
 from __future__ import annotations
 
 import asyncio
-import threading
+from collections import deque
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
-from lora_registry.errors import QueueFull, RegistryError
+import redis.asyncio
+
+from lora_registry.errors import QueueFull
 from lora_registry.events import RegistrationRequested
 from lora_registry.inbox import Accepted, Inbox
 
@@ -23,20 +24,22 @@ _MOST_WAITING: Final = 10_000
 class _Waiting(NamedTuple):
     event: RegistrationRequested
     idempotency_key: str | None
-    loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Accepted]
 
 
 class Acceptor:
-    """Accepts events from coroutines, through one thread and the blocking inbox.
+    """Accepts events, several in one round trip.
 
-    The thread begins with the first event.
+    Args:
+        inbox: where they go.
+        client: connections to the same server.
     """
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, client: redis.asyncio.Redis) -> None:
         self._inbox = inbox
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._client = client
+        self._waiting: deque[_Waiting] = deque()
+        self._sender: asyncio.Task[None] | None = None
 
     async def accept(self, event: RegistrationRequested, *, idempotency_key: str | None = None) -> Accepted:
         """As `Inbox.accept`; the event is queued when this returns.
@@ -44,57 +47,37 @@ class Acceptor:
         Raises:
             IdempotencyConflict, QueueFull, ServerNotAdmitted, RedisUnavailable: see there.
         """
-        if self._queue.qsize() >= _MOST_WAITING:
+        if len(self._waiting) >= _MOST_WAITING:
             raise QueueFull("too many requests wait for Redis")
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
-            self._thread.start()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Accepted] = loop.create_future()
-        self._queue.put(_Waiting(event, idempotency_key, loop, answer))
+        answer: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(event, idempotency_key, answer))
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send(), name="acceptor")
         return await answer
 
-    def close(self) -> None:
-        """End the thread, after what waits."""
-        if self._thread:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+    async def close(self) -> None:
+        """Send what waits, and close the connections."""
+        if self._sender:
+            await self._sender
+        await self._client.aclose()
 
-    def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch, ended = [first], False
-            while len(batch) < _TOGETHER and not ended:
-                try:
-                    following = self._queue.get_nowait()
-                except Empty:
-                    break
-                if following is None:
-                    ended = True
-                else:
-                    batch.append(following)
-            self._accept(batch)
-            if ended:
-                return
+    async def _send(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(_TOGETHER, len(self._waiting)))]
+            _settle(batch, await self._accept(batch))
 
-    def _accept(self, batch: Sequence[_Waiting]) -> None:
-        answers: Sequence[Accepted | Exception]
+    async def _accept(self, batch: Sequence[_Waiting]) -> Sequence[Accepted | Exception]:
         try:
-            answers = self._inbox.accept_all([(each.event, each.idempotency_key) for each in batch])
-        except RegistryError as error:
-            answers = [error] * len(batch)
-        except Exception as error:  # noqa: BLE001 - raised in the coroutines that wait; the thread must live on
-            answers = [error] * len(batch)
-        for loop in {each.loop for each in batch}:
-            settled = [(each.answer, answer) for each, answer in zip(batch, answers, strict=True) if each.loop is loop]
-            loop.call_soon_threadsafe(_settle, settled)
+            return await self._inbox.accept_all(self._client, [(each.event, each.idempotency_key) for each in batch])
+        except Exception as error:  # noqa: BLE001 - raised where each of them is waited for; the others must go on
+            return [error] * len(batch)
 
 
-def _settle(settled: Sequence[tuple[asyncio.Future[Accepted], Accepted | Exception]]) -> None:
-    for waiting, answer in settled:
-        if waiting.done():  # its request was cancelled; the event is accepted all the same
+def _settle(batch: Sequence[_Waiting], answers: Sequence[Accepted | Exception]) -> None:
+    for waiting, answer in zip(batch, answers, strict=True):
+        if waiting.answer.done():  # its request was cancelled; the event is accepted all the same
             continue
         if isinstance(answer, Exception):
-            waiting.set_exception(answer)
+            waiting.answer.set_exception(answer)
         else:
-            waiting.set_result(answer)
+            waiting.answer.set_result(answer)

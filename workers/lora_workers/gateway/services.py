@@ -49,7 +49,7 @@ class Services:
 
     async def close(self) -> None:
         """End threads and connections."""
-        self.acceptor.close()
+        await self.acceptor.close()
         await self.bells.close()
         self.client.close()
 
@@ -62,6 +62,7 @@ def open_services(settings: Settings, *, on_loopback: bool) -> Services:
     """
     client = connect(settings.redis_url, name="lora-gateway", retries=1, timeout_s=_TIMEOUT_S)
     inbox, policies = Inbox(client, settings), Policies(client, settings)
+    sender = connect_async(settings.redis_url, name="lora-gateway-events", retries=1, timeout_s=_TIMEOUT_S)
     listener = connect_async(settings.redis_url, name="lora-gateway-bells")
     return Services(
         settings=settings,
@@ -70,7 +71,7 @@ def open_services(settings: Settings, *, on_loopback: bool) -> Services:
         ledger=Ledger(client, settings),
         catalog=Catalog(client, settings),
         policies=policies,
-        acceptor=Acceptor(inbox),
+        acceptor=Acceptor(inbox, sender),
         bells=Bells(listener, Keys(settings.key_prefix)),
         gatekeeper=Gatekeeper(Tokens(client, settings), policies, on_loopback=on_loopback),
     )

@@ -41,7 +41,7 @@ def serve(settings: Settings, *, host: str, port: int, say: Callable[[str], obje
             remedy="Make a token with `lora-registry token create`, or listen on 127.0.0.1.",
         )
     app = create_app(settings, on_loopback=on_loopback)
-    with _listen(host, port) as listening:
+    with listen(host, port) as listening:
         bound = listening.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         say(f"listening on http://{shown}:{bound[1]}")
@@ -61,8 +61,8 @@ def _has_token(settings: Settings) -> bool:
     return bool(Tokens(connect(settings.redis_url, name="lora-gateway"), settings).all())
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, of protocol TCP by name: on others asyncio leaves Nagle's algorithm on, which costs 40 ms.
 
     Raises:
         Configuration: the address is taken, or none of this machine's.

@@ -16,7 +16,7 @@ from tests.benchmarks.figures import Figure, of_rounds
 from tests.benchmarks.gateway_process import EMPTY
 from tests.benchmarks.stand import ROOT, Stand, environment_of
 
-_CONNECTIONS = 32
+_CONNECTIONS = 64
 _REQUESTS = 5_000
 Request = dict[str, Any]
 

@@ -28,7 +28,7 @@ def main() -> None:
     listening = listen("127.0.0.1", 0)
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
-    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets=[listening])
+    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False)).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final
@@ -40,7 +41,18 @@ RETRIED: Final = (
     "Keys belong to the namespace and are kept as long as the registration."
 )
 LOCATION: Final = {"Location": {"description": "The registration.", "schema": {"type": "string"}, "required": True}}
-EVENT_BODY: Final[dict[str, Any]] = {
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+REGISTER: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": RETRIED,
+            "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
+            "example": "run-1234/step-900",
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -49,7 +61,7 @@ EVENT_BODY: Final[dict[str, Any]] = {
                 "examples": {"hub": {"summary": "A repository of a model hub", "value": _EXAMPLE}},
             }
         },
-    }
+    },
 }
 EVENT_STREAM: Final[dict[str, Any]] = {
     "description": "The registration, or its states as events.",

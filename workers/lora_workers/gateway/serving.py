@@ -52,6 +52,7 @@ def serve(settings: Settings, *, host: str, port: int, say: Callable[[str], obje
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=_END_WITHIN_S,
         )
         uvicorn.Server(config).run(sockets=[listening])

@@ -14,10 +14,10 @@
 Who may do what: namespaces.py (prefixes of sources, credentials, quotas) and policies.py, which keeps them; tokens.py
 (bearer tokens of the HTTP gateway).
 
-Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), names.py, findings.py,
-errors.py, settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is
-listed in all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py,
-file_codes.py, fit_codes.py, engine_codes.py).
+Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
+for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,
+settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
+all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, file_codes.py, fit_codes.py, engine_codes.py).
 
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
 module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py

@@ -182,7 +182,7 @@ def test_events_that_come_together_are_each_answered(registry: Registry, gateway
             body, headers = event("other"), {"Idempotency-Key": "taken"}
         else:
             body, headers = event(f"bot-{number}"), {}
-        answers[number] = httpx.post(f"{gateway.base_url}{REGISTRATIONS}", json=body, headers=headers, timeout=30)
+        answers[number] = gateway.post(REGISTRATIONS, json=body, headers=headers)
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(50)]
     for thread in threads:
@@ -278,8 +278,8 @@ def test_many_who_wait_share_one_connection(registry: Registry, gateway: httpx.C
     heard: list[str] = []
 
     def wait(registration_id: str) -> None:
-        url = f"{gateway.base_url}{REGISTRATIONS}/{registration_id}"
-        while not (shown := httpx.get(url, params={"wait_s": 30}, timeout=60).json())["outcome"]:
+        path = f"{REGISTRATIONS}/{registration_id}"
+        while not (shown := gateway.get(path, params={"wait_s": 25}).json())["outcome"]:
             pass
         heard.append(shown["outcome"])
 

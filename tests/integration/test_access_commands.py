@@ -28,19 +28,8 @@ def run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_a_token_is_shown_once_and_works_until_it_is_revoked(registry: Registry, run: Run) -> None:
     """Its secret is in the answer of `create` and nowhere else: not in the list, not in Redis."""
     tokens = Tokens(registry.client, registry.settings)
-    created = run(
-        "token",
-        "create",
-        "--scope",
-        "publish",
-        "--scope",
-        "read",
-        "--namespace",
-        "team",
-        "--expires-days",
-        "7",
-        "--json",
-    )
+    scopes = ("--scope", "publish", "--scope", "read")
+    created = run("token", "create", *scopes, "--namespace", "team", "--expires-days", "7", "--json")
     shown = json.loads(created.stdout)
     assert find_token(shown["token"], tokens.all(), now_s=time.time())
     assert find_token(shown["token"], tokens.all(), now_s=time.time() + 8 * 86_400) is None

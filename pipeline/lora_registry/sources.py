@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import Protocol, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol, Self
 
 from lora_registry.artifacts import FileDigest
 
@@ -83,11 +83,20 @@ class PinnedSource:
         """The inverse of `to_json`."""
         kept = json.loads(text)
         files = {
-            "config": PinnedFile(**kept["config"]),
-            "weights": PinnedFile(**kept["weights"]),
-            "tokenizer": tuple(PinnedFile(**file) for file in kept.get("tokenizer", ())),
+            "config": _file_from(kept["config"]),
+            "weights": _file_from(kept["weights"]),
+            "tokenizer": tuple(_file_from(file) for file in kept.get("tokenizer", ())),
         }
-        return cls(**(kept | files))
+        return cls(**_known(cls, kept | files))
+
+
+def _file_from(kept: dict[str, Any]) -> PinnedFile:
+    return PinnedFile(**_known(PinnedFile, kept))
+
+
+def _known(kind: type, kept: dict[str, Any]) -> dict[str, Any]:
+    """What this release knows of what another one wrote."""
+    return {each.name: kept[each.name] for each in fields(kind) if each.name in kept}
 
 
 class Source(Protocol):

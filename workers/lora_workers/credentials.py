@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, Validat
 
 from lora_registry import source_codes
 from lora_registry.errors import Configuration, Rejected
-from lora_registry.events import describe_validation_error
 from lora_registry.strict_json import StrictJsonError, load_object
 
 
@@ -116,10 +115,16 @@ class Credentials:
         except OSError as error:
             raise Configuration(f"LORA_REGISTRY_CREDENTIALS_FILE: {self._path}: {error.strerror}") from error
         except ValidationError as error:
-            raise _illegal(self._path, describe_validation_error(error)) from None
+            raise _illegal(self._path, _describe(error)) from None
         except StrictJsonError:
             raise _illegal(self._path, "it is no JSON object") from None
         self._version = version
+
+
+def _describe(error: ValidationError) -> str:
+    """Where it is wrong and in which way; pydantic's own words would repeat some of what stands there."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['type'].replace('_', ' ')}"
 
 
 def _illegal(path: Path, reason: str) -> Configuration:

@@ -67,7 +67,7 @@ async def call_all(
     with redis_errors():
         replies = await _run_all(client, name, calls)
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
-            # A script may run twice, as when a reply is lost. No role but the operator's may load one without running it.
+            # A script may run twice, as when a reply is lost. Most roles may not load one without running it.
             replies = await _run_all(client, name, calls, is_known=False)
     return [_as_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 

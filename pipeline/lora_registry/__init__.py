@@ -17,10 +17,13 @@ rollout.py (how far it has come among the nodes, and waiting for them), selectio
 hold by its own), named_collections.py, node_verdicts.py (what a node would make of it) and kept_traits.py (which a
 record keeps for that).
 
+Who may do what: namespaces.py (prefixes of sources, credentials, quotas) and policies.py, which keeps them; tokens.py
+(bearer tokens of the HTTP gateway).
+
 Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
 for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,
 settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
-all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, engine_codes.py).
+all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, file_codes.py, fit_codes.py, engine_codes.py).
 
 What nothing refers to any more is marked by marks.py for garbage collection; copies.py makes the copies of adapters
 that training jobs leave for the workers.

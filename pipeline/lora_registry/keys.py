@@ -3,6 +3,7 @@
     {lora}:inbox:…      written by publishers (accept), emptied by the dispatcher
     {lora}:ledger:…     work in progress, written by dispatcher and workers
     {lora}:catalog:…    what is published, written by the publish script and by operators
+    {lora}:access:…     who may do what: policies and tokens, written by operators
     {lora}:log:…        announcements, the same messages as on the channels, bounded
     {lora}:nodes:…      what serving nodes say of themselves and acknowledge, written by them alone
     {lora}:server       which server is admitted; generation; the id counter is beside it
@@ -155,6 +156,21 @@ class Keys:
         """Hash: base model → its tokenizer's map, compressed; apart from the profile, which is read far more often."""
         return f"{self.catalog}:tokenizers"
 
+    def usage(self, namespace: str) -> str:
+        """Hash: what the namespace has published: adapters, bytes, day, versions of that day."""
+        return f"{self.catalog}:usage:{namespace}"
+
+    # Who may do what
+    @property
+    def policies(self) -> str:
+        """Hash: namespace → policy (JSON)."""
+        return f"{self.prefix}:access:namespaces"
+
+    @property
+    def tokens(self) -> str:
+        """Hash: token id → token without its secret (JSON)."""
+        return f"{self.prefix}:access:tokens"
+
     # Announcements
     def log(self, base_model: str) -> str:
         """Stream: announcements about one base model; the entry id is `<sequence>-0`."""
@@ -194,3 +210,7 @@ class Keys:
     def outcome_channel(self, registration_id: str) -> str:
         """Pub/sub channel that rings once, when a registration ends."""
         return f"{self.prefix}:outcome:{registration_id}"
+
+    def state_channel(self, registration_id: str) -> str:
+        """Pub/sub channel that rings when a registration is handed on to its next stage."""
+        return f"{self.prefix}:state:{registration_id}"

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     inbox_retention_s: Annotated[int, Field(gt=0)] = 7 * SECONDS_PER_DAY
     """Copies in it that nobody wanted for so long are removed by `store gc`."""
 
+    require_namespace_policy: bool = False
+    """Whether a namespace without a policy may register nothing; otherwise it may whatever these settings allow."""
+    gateway_max_body_bytes: Annotated[int, Field(gt=0)] = 256 * 1024
+    """Longest body of an HTTP request."""
+
     max_queued_events: Annotated[int, Field(gt=0)] = 100_000
     """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""
     max_attempts: Annotated[int, Field(gt=0, le=100)] = 5

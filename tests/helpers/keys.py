@@ -11,7 +11,8 @@ PERMANENT = re.compile(
     r":(server|ids:last"
     r"|inbox:(events|number:[^:]+)"
     rf"|ledger:({_WORK}|superseded|dead|pins|marked|removing)"
-    r"|catalog:(adapters|sequences|bases|keep|collections|tokenizers|(adapter|versions|aliases|numbers|retired|directed|moves):[^:]+)"
+    r"|catalog:(adapters|sequences|bases|keep|collections|tokenizers|(adapter|versions|aliases|numbers|usage|stored|retired|directed|moves):[^:]+)"
+    r"|access:(namespaces|tokens)"
     r"|log:[^:]+"
     r"|celery:.+)"
 )

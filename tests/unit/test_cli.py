@@ -102,6 +102,8 @@ def test_every_command_that_prints_data_has_json() -> None:
         "promote", "rollback", "retire", "label", "keep-last", "nodes", "nodes show", "rollout",
         "collection set", "collection list", "collection show", "collection remove",
         "dead-letters list", "dead-letters show", "dead-letters retry", "store list", "store verify", "store gc",
+        "namespace set", "namespace show", "namespace list", "namespace remove",
+        "token create", "token list", "token revoke",
     )  # fmt: skip
     for command in commands:
         result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
@@ -384,6 +386,13 @@ def test_up_starts_a_dispatcher_and_workers_for_every_stage() -> None:
     assert {stage: staffed.count(stage) for stage in ORDER} == {
         stage: 3 if stage is Stage.VALIDATE else 1 for stage in ORDER
     }
+
+
+def test_up_starts_a_gateway_only_when_asked() -> None:
+    """On the port that was given, on loopback; it works on no stage."""
+    *_, asked = Staffing(gateway_port=8080).children(Settings())
+    assert (asked.name, asked.command[3:6], asked.stages) == ("gateway", ["gateway", "--port", "8080"], ())
+    assert "gateway" not in {child.name for child in Staffing().children(Settings())}
 
 
 def test_two_registries_never_share_a_data_directory(tmp_path: Path) -> None:

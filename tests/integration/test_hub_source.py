@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,13 @@ def repo() -> str:
 
 
 @pytest.fixture
-def hub(hub_server: HubServer) -> HubServer:
-    """The Hub, with nothing noted yet."""
+def hub(hub_server: HubServer) -> Iterator[HubServer]:
+    """The Hub, with nothing noted yet; what a test does to its answers ends with the test."""
     hub_server.requests.clear()
+    yield hub_server
     hub_server.corrupt.clear()
     hub_server.ignore_ranges = False
-    return hub_server
+    hub_server.limit_rate(0)
 
 
 @pytest.fixture

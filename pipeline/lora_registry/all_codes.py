@@ -12,7 +12,7 @@ def _codes_of(*modules: ModuleType) -> dict[str, Code]:
     return {each.code: each for module in modules for each in vars(module).values() if isinstance(each, Code)}
 
 
-CODES = _codes_of(codes, source_codes, file_codes, fit_codes)
+CODES = _codes_of(codes, source_codes, file_codes, fit_codes, hook_codes)
 """Those of findings, by their identifiers, grouped by the step that gives them."""
 
 ENGINE_CODES = _codes_of(engine_codes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from lora_registry import codes, engine_codes, file_codes, fit_codes, source_codes
+from lora_registry import codes, engine_codes, file_codes, fit_codes, hook_codes, source_codes
 from lora_registry.code import Code
 
 

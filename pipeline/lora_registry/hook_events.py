@@ -73,9 +73,7 @@ class PendingEvents:
         """
         seconds, micros = command(self._redis, "TIME")
         now_us = int(seconds) * 1_000_000 + int(micros)
-        due = command(
-            self._redis, "ZRANGEBYSCORE", self._keys.pending_origins, "-inf", now_us, "LIMIT", 0, _BATCH
-        )
+        due = command(self._redis, "ZRANGEBYSCORE", self._keys.pending_origins, "-inf", now_us, "LIMIT", 0, _BATCH)
         try:
             return sum(self._release(origin, inbox) for origin in due)
         except (QueueFull, ServerNotAdmitted) as error:

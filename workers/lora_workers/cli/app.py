@@ -15,6 +15,7 @@ from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
 from lora_workers.cli import checking, explaining, machine, published, registering, running, watching
 from lora_workers.cli.bases import base_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
+from lora_workers.cli.hooks import hook_commands
 from lora_workers.cli.options import is_json_asked
 from lora_workers.cli.output import EXIT_CODES, INTERRUPTED, NOBODY_READS, exit_code_of_error, print_error
 
@@ -76,6 +77,7 @@ app.add_typer(published.alias_commands, name="alias")
 app.add_typer(base_commands, name="base")
 app.command()(watching.watch)
 app.add_typer(dead_letter_commands, name="dead-letters")
+app.add_typer(hook_commands, name="hooks")
 app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)

@@ -57,13 +57,13 @@ class _Repo(BaseModel):
 
 class _Ref(BaseModel):
     ref: str
-    newSha: str | None = None  # noqa: N815 - the Hub's spelling
+    newSha: str | None = None
 
 
 class _Payload(BaseModel):
     event: _Event
     repo: _Repo
-    updatedRefs: list[_Ref] = []  # noqa: N815 - as above
+    updatedRefs: list[_Ref] = []
 
 
 class HubHook(Hook):

@@ -25,6 +25,8 @@ from lora_registry.settings import Settings
 LONGEST_WAIT: Final = 10
 """A burst that does not end is taken after so many quiet periods."""
 _BATCH: Final = 100
+_MOST_BATCHES: Final = 20
+"""So that a flood of hook events does not keep the dispatcher from its other work."""
 logger = logging.getLogger(__name__)
 
 
@@ -60,7 +62,7 @@ class PendingEvents:
         self._keys = Keys(settings.key_prefix)
 
     def release(self, inbox: Inbox) -> int:
-        """Take events whose quiet moment is over to the inbox, at most a batch of them.
+        """Take events whose quiet moment is over to the inbox.
 
         One that is not taken off the list after it was accepted, because this process died or Redis went away, is
         accepted again under the same idempotency key.
@@ -71,14 +73,17 @@ class PendingEvents:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
-        seconds, micros = command(self._redis, "TIME")
-        now_us = int(seconds) * 1_000_000 + int(micros)
-        due = command(self._redis, "ZRANGEBYSCORE", self._keys.pending_origins, "-inf", now_us, "LIMIT", 0, _BATCH)
+        taken = 0
         try:
-            return sum(self._release(origin, inbox) for origin in due)
+            for _ in range(_MOST_BATCHES):
+                due = self._due()
+                for origin in due:
+                    taken += self._release(origin, inbox)
+                if len(due) < _BATCH:
+                    break
         except (QueueFull, ServerNotAdmitted) as error:
             logger.info("hook events wait on: %s", error)
-            return 0
+        return taken
 
     def waiting(self) -> int:
         """Number of events that wait.
@@ -87,6 +92,12 @@ class PendingEvents:
             RedisUnavailable: the server is out of reach.
         """
         return int(command(self._redis, "ZCARD", self._keys.pending_origins))
+
+    def _due(self) -> list[str]:
+        seconds, micros = command(self._redis, "TIME")
+        now_us = int(seconds) * 1_000_000 + int(micros)
+        key = self._keys.pending_origins
+        return list(command(self._redis, "ZRANGEBYSCORE", key, "-inf", now_us, "LIMIT", 0, _BATCH))
 
     def _release(self, origin: str, inbox: Inbox) -> int:
         held = command(self._redis, "HGETALL", self._keys.origin(origin))

@@ -205,8 +205,8 @@ def certificate() -> bytes:
     """A certificate of the key that `sns` signs with."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sns.amazonaws.com")])
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(_key().public_key())
-    made = made.serial_number(1).not_valid_before(datetime.now(UTC)).not_valid_after(
-        datetime.now(UTC) + timedelta(days=1)
+    made = (
+        made.serial_number(1).not_valid_before(datetime.now(UTC)).not_valid_after(datetime.now(UTC) + timedelta(days=1))
     )
     return made.sign(_key(), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 

@@ -4,6 +4,8 @@ import base64
 import json
 
 import pytest
+from tests.helpers import hooks
+from tests.helpers.hooks import NOW_S, RULES, SECRET, SECRETS, STANDARD_SECRET, Sent, certificate, payload
 
 from lora_registry import hook_codes
 from lora_registry.errors import Transient
@@ -12,22 +14,21 @@ from lora_workers.hooks.configuration import HooksFile
 from lora_workers.hooks.hook import Hook
 from lora_workers.hooks.proofs import Proof, check_secret, from_base64, versioned_signatures
 from lora_workers.hooks.refusals import Refused
-from tests.helpers import hooks
-from tests.helpers.hooks import NOW_S, RULES, SECRET, SECRETS, STANDARD_SECRET, Sent, certificate, payload
 
 HOOKS: dict[str, Hook] = dict(HooksFile.model_validate({"hooks": RULES}).hooks)
 OTHER = "another-secret-of-the-tests"
 OBJECT = {"name": "support-bot", "source": "/adapters/support-bot", "base_model": "tiny-llama"}
 
 
-def prove(
-    sent: Sent, *, now_s: float = NOW_S, secrets: tuple[str, ...] | None = None, fetch: object = None
-) -> None:
+def prove(sent: Sent, *, now_s: float = NOW_S, secrets: tuple[str, ...] | None = None, fetch: object = None) -> None:
     """Check a delivery as the gateway does."""
     known = secrets or ((STANDARD_SECRET,) if sent.hook == "standard" else (SECRET,))
     get = fetch or (lambda url: certificate())
     proof = Proof(
-        tuple(each.encode() for each in known), now_s, get, tokens=(SECRETS["HOOK_TOKEN"].encode(),)  # type: ignore[arg-type]
+        tuple(each.encode() for each in known),
+        now_s,
+        get,
+        tokens=(SECRETS["HOOK_TOKEN"].encode(),),  # type: ignore[arg-type]
     )
     HOOKS[sent.hook].prove(sent.request, proof)
 
@@ -213,7 +214,9 @@ def test_a_certificate_from_elsewhere_is_not_fetched(url: str) -> None:
     assert refusal(hooks.sns("{}", SigningCertURL=url), fetch=never) is hook_codes.HOOK_FORGED
 
 
-@pytest.mark.parametrize("got", [b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
+@pytest.mark.parametrize(
+    "got", [b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
+)
 def test_a_certificate_that_is_none_is_refused(got: bytes) -> None:
     """What cannot be read proves nothing."""
     assert refusal(GENUINE["sns, SHA-256"], fetch=lambda url: got) is hook_codes.HOOK_FORGED
@@ -253,7 +256,9 @@ def test_what_sns_signs() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["ü", "\udcff", "a" * 100_000, " ", "Bearer", "\x00"], ids=["latin", "lone", "long", "blank", "bare", "nul"]
+    "given",
+    ["ü", "\udcff", "a" * 100_000, " ", "Bearer", "\x00"],
+    ids=["latin", "lone", "long", "blank", "bare", "nul"],
 )
 def test_odd_secrets_are_refused_and_nothing_else(given: str) -> None:
     """A secret of any characters is compared as bytes."""

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers import hooks
+from tests.helpers.hooks import PAYLOADS, RULES, SECRET, TOPIC, Sent, payload
 
 from lora_registry import hook_codes
 from lora_registry.events import Follow
@@ -13,8 +15,6 @@ from lora_workers.hooks.hook import Reading
 from lora_workers.hooks.refusals import Refused
 from lora_workers.hooks.request import HookRequest
 from lora_workers.hooks.s3_changes import Change, read_changes
-from tests.helpers import hooks
-from tests.helpers.hooks import PAYLOADS, RULES, SECRET, TOPIC, Sent, payload
 
 BASE = "tiny-llama"
 SHA = "5" * 40
@@ -148,7 +148,9 @@ def test_rules_of_the_hub_make_name_base_labels_and_folder() -> None:
 @pytest.mark.parametrize("repo_name", ["text", "v3", "---", "_"])
 def test_a_name_that_cannot_be_made_legal_is_ignored(repo_name: str) -> None:
     """A repository called like a reserved word asks for nothing, and the reason names the rule that it breaks."""
-    reading = read(hooks.hub(hooks.hub_push(f"acme/a{repo_name}", sha=SHA)), {"repo": "*", "base": BASE, "name": repo_name})
+    reading = read(
+        hooks.hub(hooks.hub_push(f"acme/a{repo_name}", sha=SHA)), {"repo": "*", "base": BASE, "name": repo_name}
+    )
     assert reading.events == ()
     assert "No legal event" in reading.reason
 
@@ -266,7 +268,7 @@ def test_keys_are_decoded_as_each_sender_encodes_them(name: str, bucket: str, ke
     ],
 )
 def test_records_that_put_no_bytes_there_are_ignored(change: dict[str, Any], why: str) -> None:
-    """Tags, deletions and versions that nobody knows yet say nothing about an adapter; the other records still count."""
+    """Tags, deletions and versions that nobody knows yet say nothing about an adapter; other records still count."""
     told = hooks.minio("support-bot")
     [record] = told["Records"]
     reading = read(hooks.bucket({"Records": [record | change, record]}))

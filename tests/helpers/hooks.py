@@ -6,9 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -234,7 +232,8 @@ class Gateway:
         self.aws = Aws()
         client = connect(settings.redis_url, name="gateway")
         app = FastAPI()
-        app.include_router(hook_router(settings, client, fetcher=self.aws))
+        self.now_s = NOW_S
+        app.include_router(hook_router(settings, client, fetcher=self.aws, clock=lambda: self.now_s))
         self.http = TestClient(app, raise_server_exceptions=True)
         self.deliveries = HookDeliveries(client, settings)
 
@@ -247,14 +246,6 @@ class Gateway:
         answer = self.post(sent)
         assert answer.status_code in (200, 202), answer.text
         return str(answer.json()["verdict"])
-
-
-@contextmanager
-def clock(now: Callable[[], float], monkeypatch: Any) -> Iterator[None]:
-    """Have the hooks read another clock."""
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "time", now)
-        yield
 
 
 def _hmac(key: bytes, signed: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 
 import redis
@@ -15,7 +16,7 @@ from lora_registry.hook_deliveries import Heard, Verdict
 from lora_registry.settings import Settings
 from lora_workers.hooks.configuration import load_hooks
 from lora_workers.hooks.fetching import AwsFetcher
-from lora_workers.hooks.intake import Fetcher, Intake
+from lora_workers.hooks.intake import Clock, Fetcher, Intake
 from lora_workers.hooks.refusals import Refused
 from lora_workers.hooks.request import HookRequest
 
@@ -23,18 +24,21 @@ _RETRY_AFTER_S = "1"
 """MLflow waits as long as it is told, in a pool of ten threads, so this is short."""
 
 
-def hook_router(settings: Settings, client: redis.Redis, *, fetcher: Fetcher | None = None) -> APIRouter:
+def hook_router(
+    settings: Settings, client: redis.Redis, *, fetcher: Fetcher | None = None, clock: Clock = time.time
+) -> APIRouter:
     """The route of all hooks.
 
     Args:
         settings: the registry's settings.
         client: connection to the registry's server.
         fetcher: gets certificates of Amazon SNS; None: over https.
+        clock: the time, in seconds since 1970, that signed timestamps are compared with.
 
     Raises:
         Configuration: the hooks file is wrong, or a secret is missing.
     """
-    intake = Intake(load_hooks(settings.hooks_file), client, settings, fetcher=fetcher or AwsFetcher())
+    intake = Intake(load_hooks(settings.hooks_file), client, settings, fetcher=fetcher or AwsFetcher(), clock=clock)
     router = APIRouter(tags=["webhooks"])
 
     @router.post("/v1/webhooks/{hook}", responses={code: {"description": text} for code, text in _ANSWERS.items()})

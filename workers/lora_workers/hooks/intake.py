@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import redis
@@ -18,6 +18,7 @@ from lora_workers.hooks.proofs import Proof
 from lora_workers.hooks.refusals import Refused
 from lora_workers.hooks.request import HookRequest
 
+Clock = Callable[[], float]
 logger = logging.getLogger(__name__)
 
 
@@ -39,6 +40,7 @@ class Intake:
         client: connection to the registry's server.
         settings: the registry's settings.
         fetcher: gets certificates; None where nothing is to be proved.
+        clock: the time, in seconds since 1970.
 
     Raises:
         Configuration: a secret is missing.
@@ -51,11 +53,13 @@ class Intake:
         settings: Settings,
         *,
         fetcher: Fetcher | None = None,
+        clock: Clock = time.time,
     ) -> None:
         self._hooks = dict(hooks)
         self._settings = settings
         self._deliveries = HookDeliveries(client, settings)
         self._fetcher = fetcher
+        self._clock = clock
         self._secrets: dict[str, HookSecrets] = {}
         if fetcher is not None:
             self._secrets = {name: read_secrets(name, hook) for name, hook in self._hooks.items()}
@@ -65,7 +69,7 @@ class Intake:
         if name not in self._hooks:
             raise Refused(hook_codes.HOOK_UNKNOWN)
 
-    def take(self, name: str, request: HookRequest, *, now_s: float | None = None) -> Heard:
+    def take(self, name: str, request: HookRequest) -> Heard:
         """Take one request: when this returns, what it asks for is in Redis, or the reason why it asks for nothing.
 
         Raises:
@@ -75,7 +79,7 @@ class Intake:
         self.check_known(name)
         hook, secrets = self._hooks[name], self._secrets[name]
         try:
-            hook.prove(request, self._proof(secrets, time.time() if now_s is None else now_s))
+            hook.prove(request, self._proof(secrets))
             reading = hook.read(request, quiet_s=self._quiet_s(hook))
         except Refused as error:
             self.note(name, error)
@@ -115,10 +119,10 @@ class Intake:
             name, delivery.id, reading.events, reason=reading.reason, body=delivery.body, again=True
         )
 
-    def _proof(self, secrets: HookSecrets, now_s: float) -> Proof:
+    def _proof(self, secrets: HookSecrets) -> Proof:
         assert self._fetcher is not None  # noqa: S101 - who takes has one
         encoded = tuple(each.encode() for each in secrets.secrets)
-        return Proof(encoded, now_s, self._fetcher, tokens=tuple(each.encode() for each in secrets.tokens))
+        return Proof(encoded, self._clock(), self._fetcher, tokens=tuple(each.encode() for each in secrets.tokens))
 
     def _quiet_s(self, hook: AnyHook) -> float:
         return self._settings.hook_quiet_s if hook.quiet_s is None else hook.quiet_s

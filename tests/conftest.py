@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from lora_registry.settings import Settings
+from tests.helpers.hub_server import HubServer
 from tests.helpers.keys import leaked_keys
 from tests.helpers.registry import Registry
+from tests.helpers.s3_server import S3Server
 from tests.helpers.servers import GIVEN_URL, client_of, remove_keys, start_server
 
 
@@ -22,6 +24,24 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     server = start_server(tmp_path_factory.mktemp("valkey"))
     yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One real S3-compatible server for the session; each test keeps to a prefix of its own."""
+    server = S3Server(tmp_path_factory.mktemp("seaweed"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[HubServer]:
+    """One loopback Hub for the session; each test keeps to repositories of its own."""
+    server = HubServer()
+    server.start()
+    yield server
     server.stop()
 
 

@@ -8,7 +8,9 @@
     ├── Transient           the world is wrong: retry with backoff, then dead-letter
     │   ├── RedisUnavailable
     │   ├── ServerNotAdmitted
-    │   └── QueueFull
+    │   ├── QueueFull
+    │   ├── RateLimited
+    │   └── Deferred        not there yet: looked at again at no cost, and rejected when its time is up
     ├── LeaseLost           someone else owns the registration: stop, write nothing
     ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
     ├── NotFound            nothing of that name is registered
@@ -98,6 +100,38 @@ class QueueFull(Transient):
 
     code = "QUEUE_FULL"
     remedy = "Start more workers or wait; the limit is LORA_REGISTRY_MAX_QUEUED_EVENTS."
+
+
+class RateLimited(Transient):
+    """The place is asked too often."""
+
+    code = "RATE_LIMITED"
+    remedy = "Nothing: it is retried. If it lasts, give a credential with a higher limit."
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Deferred(Transient):
+    """Not all of it is there yet."""
+
+    code = "DEFERRED"
+    remedy = "Nothing: it is looked at again. Finish the upload."
+
+    def __init__(
+        self, message: str | None = None, *, findings: tuple[Finding, ...] = (), deadline_s: float = 0.0
+    ) -> None:
+        """Say what is missing.
+
+        Args:
+            message: as with every error.
+            findings: what the registration is rejected with if that is still so at the deadline.
+            deadline_s: seconds from when the registration was taken into the ledger.
+        """
+        super().__init__(message)
+        self.findings = findings
+        self.deadline_s = deadline_s
 
 
 class LeaseLost(RegistryError):

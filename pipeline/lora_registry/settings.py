@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,7 @@ from lora_registry.errors import Configuration
 from lora_registry.events import describe_validation_error
 
 SECONDS_PER_DAY = 86_400
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -33,6 +36,20 @@ class Settings(BaseSettings):
 
     source_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Directories that local sources may lie in, separated by ':'; empty: no local source is allowed."""
+    allowed_schemes: Annotated[tuple[str, ...], NoDecode] = ("file", "hf", "s3")
+    """Schemes of sources, by commas; besides these: `https`, `http`, and fsspec's (`gs`, `az`, …)."""
+    allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Networks that are not public and that `http(s)` sources may lie in all the same, by commas."""
+    credentials_file: Path | None = None
+    """JSON file of named credentials, which workers read; see `lora_workers.credentials`."""
+    hub_endpoint: str = "https://huggingface.co"
+    """Where `hf://` leads; a credential may name another endpoint."""
+    hub_offline: bool = False
+    """Refuse `hf://` sources; HF_HUB_OFFLINE=1 does the same."""
+    incomplete_deadlines_s: Annotated[dict[str, float], NoDecode] = {"file": 0.0, "*": 900.0}
+    """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: not at all."""
+    marker_required: Annotated[tuple[str, ...], NoDecode] = ()
+    """Schemes whose sources must have the marker file _ADAPTER_READY.json, by commas."""
     artifact_store: Path = Path("lora-registry-data/artifacts")
     """Directory of the artifact store; every validate worker and every node sees it."""
 
@@ -82,9 +99,33 @@ class Settings(BaseSettings):
     engine_profiles: Annotated[tuple[str, ...], NoDecode] = ()
     """Nodes that every adapter is judged for: names of built-in engine profiles, or paths of JSON files, by commas."""
 
-    @field_validator("engine_profiles", mode="before")
+    @field_validator("incomplete_deadlines_s", mode="before")
     @classmethod
-    def _split_profiles(cls, names: object) -> object:
+    def _split_deadlines(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
+        if any(not equals for _, equals, _ in pairs):
+            raise ValueError("write SCHEME=SECONDS, separated by ','")
+        return {"file": 0.0, "*": 900.0} | {scheme.strip(): seconds for scheme, _, seconds in pairs}
+
+    @field_validator("incomplete_deadlines_s")
+    @classmethod
+    def _check_deadlines(cls, deadlines: dict[str, float]) -> dict[str, float]:
+        if any(not 0 <= seconds < float("inf") for seconds in deadlines.values()):
+            raise ValueError("a deadline is a number of seconds, at least 0")
+        return deadlines
+
+    @field_validator("allowed_schemes")
+    @classmethod
+    def _check_schemes(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := next((scheme for scheme in schemes if not _SCHEME.fullmatch(scheme) or scheme == "local"), None):
+            raise ValueError(f"{bad!r} is no scheme that can be allowed; local directories are SOURCE_ROOTS")
+        return schemes
+
+    @field_validator("engine_profiles", "allowed_schemes", "allowed_networks", "marker_required", mode="before")
+    @classmethod
+    def _split_commas(cls, names: object) -> object:
         return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
     @field_validator("source_roots", mode="before")
@@ -99,6 +140,10 @@ class Settings(BaseSettings):
             if not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
         return roots
+
+    def incomplete_deadline_s(self, scheme: str) -> float:
+        """How long after its event an upload of `scheme` may stay incomplete."""
+        return self.incomplete_deadlines_s.get(scheme, self.incomplete_deadlines_s.get("*", 0.0))
 
     @property
     def celery_broker_url(self) -> str:

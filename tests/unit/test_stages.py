@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,14 +21,14 @@ from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Published, Standing, VersionRecord
 from lora_registry.engine_profiles import EngineProfile, Ruling, find_profiles
-from lora_registry.errors import LeaseLost, NotFound, Rejected, Transient
+from lora_registry.errors import Deferred, LeaseLost, NotFound, Rejected, Transient
 from lora_registry.findings import Finding, Severity
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
 from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import Registration, load_findings, parse_registration
 from lora_registry.report import ValidationReport, Verdict
-from lora_registry.sources import PinnedFile, PinnedSource, Tap
+from lora_registry.sources import PinnedFile, PinnedSource, ReadRange, Tap
 from lora_registry.stages import BATCH, ORDER, STATE_AFTER, Stage, after
 from lora_registry.stages.allocate import allocate
 from lora_registry.stages.publish import publish
@@ -102,14 +103,21 @@ class MemoryCatalog:
 class MemorySource:
     """A place whose files are bytes; what is pinned is their digest."""
 
-    def __init__(self, **files: bytes) -> None:
+    def __init__(self, *, may_grow_s: float = 0.0, **files: bytes) -> None:
         self.files = files
+        self.may_grow_s = may_grow_s
 
-    def resolve(self, url: str) -> PinnedSource:
+    def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """Pin both files."""
         if url != URL:
             raise Rejected("there is nothing")
-        return PinnedSource("memory", self._pin("config"), self._pin("weights"))
+        return PinnedSource("memory", self._pin("config"), self._pin("weights"), may_grow_s=self.may_grow_s)
+
+    @contextmanager
+    def ranged(self, file: PinnedFile) -> Iterator[ReadRange]:
+        """Ranges of what is pinned."""
+        content = self._pinned(file)
+        yield lambda offset, length: content[offset : offset + length]
 
     def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
         """One byte more than the limit shows that it is too large."""
@@ -343,6 +351,29 @@ def test_resolve_leaves_the_pinned_source() -> None:
     source = MemorySource(config=b"{}", weights=b"w")
     left = resolve(make_lease(Stage.RESOLVE), source=source)
     assert PinnedSource.from_json(str(left["pinned"])) == source.resolve(URL)
+
+
+def test_resolve_waits_for_weights_that_are_too_short_where_they_may_still_grow() -> None:
+    """The header says how long they will be; a place that never completes files leaves that to validate."""
+    whole = make_adapter().weights_bytes
+    with pytest.raises(Deferred) as deferred:
+        resolve(make_lease(Stage.RESOLVE), source=MemorySource(config=b"{}", weights=whole[:-7], may_grow_s=60))
+    assert codes_of(deferred.value.findings) == ["WEIGHTS_TRUNCATED", "SOURCE_INCOMPLETE"]
+    assert deferred.value.deadline_s == 60
+    for source in (
+        MemorySource(config=b"{}", weights=whole, may_grow_s=60),
+        MemorySource(config=b"{}", weights=whole[:-7]),
+        MemorySource(config=b"{}", weights=b"nothing that grows into weights", may_grow_s=60),
+    ):
+        assert resolve(make_lease(Stage.RESOLVE), source=source)
+
+
+def test_pin_of_a_later_release_is_read_back() -> None:
+    """Workers of two releases share a ledger: what the older does not know it ignores."""
+    pinned = MemorySource(config=b"{}", weights=b"w").resolve(URL)
+    later = json.loads(pinned.to_json()) | {"colour": "red"}
+    later["config"]["colour"] = "red"
+    assert PinnedSource.from_json(json.dumps(later)) == pinned
 
 
 # Validate

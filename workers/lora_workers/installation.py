@@ -154,8 +154,12 @@ def environment_of(settings: Settings) -> dict[str, str]:
         raise Configuration("LORA_REGISTRY_SOURCE_ROOTS: a directory's name holds a ':', which separates them")
     values = settings.model_dump(mode="json")
     values["source_roots"] = ":".join(values["source_roots"])
-    values["engine_profiles"] = ",".join(values["engine_profiles"])
-    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+    for name in ("engine_profiles", "allowed_schemes", "allowed_networks", "marker_required"):
+        values[name] = ",".join(values[name])
+    deadlines = values["incomplete_deadlines_s"].items()
+    values["incomplete_deadlines_s"] = ",".join(f"{scheme}={seconds}" for scheme, seconds in deadlines)
+    given = {name: value for name, value in values.items() if value is not None}
+    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in given.items()}
 
 
 @contextmanager

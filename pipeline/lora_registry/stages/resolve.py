@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from lora_registry import file_codes, source_codes
+from lora_registry.errors import Rejected
 from lora_registry.ledger import Lease
-from lora_registry.sources import Source
+from lora_registry.readiness import deferred
+from lora_registry.safetensors_header import read_header
+from lora_registry.sources import PinnedSource, Source
+
+_MAY_PASS = {file_codes.WEIGHTS_TRUNCATED.code, source_codes.SOURCE_CHANGED.code}
+"""What a file in the making looks like."""
 
 
 def resolve(lease: Lease, *, source: Source) -> dict[str, str | int]:
@@ -14,6 +21,25 @@ def resolve(lease: Lease, *, source: Source) -> dict[str, str | int]:
 
     Raises:
         Rejected: there is no adapter there, or it may not be read.
+        Deferred: not all of it is there yet.
         Transient: the place is out of reach.
     """
-    return {"pinned": source.resolve(lease.registration.source).to_json()}
+    pinned = source.resolve(lease.registration.source)
+    if pinned.may_grow_s:
+        _check_whole(pinned, source)
+    return {"pinned": pinned.to_json()}
+
+
+def _check_whole(pinned: PinnedSource, source: Source) -> None:
+    """Look at the header of weights that may still be on their way; whatever else is wrong is for validate to say.
+
+    Raises:
+        Deferred: the header announces more bytes than there are, or the file changed meanwhile.
+        Transient: the place is out of reach.
+    """
+    try:
+        with source.ranged(pinned.weights) as read:
+            read_header(read, file_size_bytes=pinned.weights.size_bytes)
+    except Rejected as error:
+        if any(finding.code in _MAY_PASS for finding in error.findings):
+            raise deferred(str(error), error.findings, deadline_s=pinned.may_grow_s) from error

@@ -17,10 +17,11 @@ from lora_registry.names import check_base_name
 from lora_registry.report import ValidationReport, Verdict
 from lora_registry.settings import load_settings
 from lora_workers.base_models import read_base_profile
-from lora_workers.cli.options import AsJson, open_client
+from lora_workers.cli.options import AsJson, Credential, open_client
 from lora_workers.cli.output import OK, REJECTED, print_findings, print_json, print_line, print_lines, print_table
 from lora_workers.cli.registering import absolute
 from lora_workers.dry_run import DryRun, numeric_findings
+from lora_workers.sources import open_sources
 
 _UNNAMED_BASE = "local-base"
 _WORDS = {Ruling.REFUSE: "refuse", Ruling.SILENTLY_WRONG: "silently wrong"}
@@ -29,7 +30,11 @@ _WORDS = {Ruling.REFUSE: "refuse", Ruling.SILENTLY_WRONG: "silently wrong"}
 def check(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Directories that save_pretrained wrote.", show_default=False),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Directories that save_pretrained wrote, or URLs (hf://org/repo, s3://bucket/prefix).",
+            show_default=False,
+        ),
     ],
     base: Annotated[
         str,
@@ -43,6 +48,7 @@ def check(
     also_known_as: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Another name that adapters give for DIR.")
     ] = None,
+    credential: Credential = "",
     as_json: AsJson = False,
 ) -> None:
     """Say whether adapters fit a base model and which engines serve them right, without registering anything.
@@ -51,17 +57,19 @@ def check(
     one is not, 2: the base cannot be read.
     """
     settings = load_settings()
+    remote = open_sources(settings)
     dry_run = DryRun(
         _base_profile(base, also_known_as or ()),
         profiles=find_profiles(engine or BUILT_IN),
         max_lora_rank=settings.max_lora_rank,
-        measure=numeric_findings(settings.device) if numeric else None,
+        measure=numeric_findings(settings.device, sources=remote) if numeric else None,
+        sources=remote,
     )
     several = len(sources) > 1
     checked: list[tuple[str, ValidationReport]] = []
     verdict = Verdict.VALID
     for source in sources:
-        report = dry_run.check(absolute(source))
+        report = dry_run.check(absolute(source), credential=credential)
         verdict = report.verdict if report.verdict is Verdict.INVALID else verdict
         if as_json:
             print_json({"source": source, **report.as_result()} if several else report.as_result())

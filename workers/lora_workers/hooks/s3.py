@@ -14,6 +14,7 @@ from pydantic import StringConstraints, model_validator
 
 from lora_registry import hook_codes
 from lora_registry.hook_events import HookEvent
+from lora_registry.ready_marker import MARKER_FILE
 from lora_workers.hooks import sns
 from lora_workers.hooks.hook import Hook, Reading, Rule, Said, gather
 from lora_workers.hooks.proofs import Proof, check_bearer, check_secret
@@ -21,8 +22,6 @@ from lora_workers.hooks.refusals import Ignored, Refused
 from lora_workers.hooks.request import HookRequest
 from lora_workers.hooks.s3_changes import Change, read_changes
 from lora_workers.hooks.templates import Glob, matches
-
-MARKER = "_ADAPTER_READY.json"
 
 
 class S3Rule(Rule):
@@ -38,7 +37,7 @@ class S3Rule(Rule):
 
     bucket: Glob
     directory: Annotated[str, StringConstraints(max_length=500)] = "*"
-    marker: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^/]+$")] = MARKER
+    marker: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^/]+$")] = MARKER_FILE
     name: str = "{directory_name}"
     source: str = "s3://{bucket}{in_directory}"
 

@@ -11,11 +11,15 @@
     announce    announcements.py    the messages, and the view of the catalog that they add up to
     subscribe   subscriber.py       a serving node hears each change once and in order
 
-Beside the path: hook_deliveries.py and hook_events.py (what webhooks ask for waits there a quiet moment before it is
-accepted), leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
+Who may do what: namespaces.py (prefixes of sources, credentials, quotas) and policies.py, which keeps them; tokens.py
+(bearer tokens of the HTTP gateway). What webhooks ask for waits a quiet moment before it is accepted:
+hook_deliveries.py and hook_events.py.
+
+Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
 for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,
 settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
-all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, hook_codes.py, engine_codes.py).
+all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, hook_codes.py, file_codes.py, fit_codes.py,
+engine_codes.py).
 
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
 module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py

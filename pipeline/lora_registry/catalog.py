@@ -11,16 +11,20 @@ from typing import Literal
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from lora_registry import scripts
+from lora_registry import namespace_codes, scripts
 from lora_registry.base_profile import BaseProfile, equal_shape
 from lora_registry.connection import command, redis_errors
-from lora_registry.errors import Conflict, LeaseLost, NotFound, ServerNotAdmitted
+from lora_registry.errors import Conflict, LeaseLost, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.keys import Keys
 from lora_registry.ledger import Lease
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
 from lora_registry.settings import Settings
 
 _PAGE = 1000
+_QUOTAS = {
+    code.code: code
+    for code in (namespace_codes.QUOTA_ADAPTERS, namespace_codes.QUOTA_VERSIONS_PER_DAY, namespace_codes.QUOTA_BYTES)
+}
 
 
 class VersionRecord(BaseModel):
@@ -135,6 +139,7 @@ class Catalog:
             BASE_CONFLICT (the adapter belongs to another base), TAKEN (the version number is another's).
 
         Raises:
+            Rejected: a quota of the namespace is used up, with the finding.
             LeaseLost: another worker owns the registration.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
@@ -158,12 +163,14 @@ class Catalog:
                 self._settings.log_length,
                 self._settings.retention_s,
             ],
-        )[0]
-        if answer == "lost":
+        )
+        if answer[0] == "lost":
             raise LeaseLost
-        if answer == "not-admitted":
+        if answer[0] == "not-admitted":
             raise ServerNotAdmitted
-        return Published(answer)
+        if answer[0] == "quota":
+            raise _over_quota(record.namespace, *answer[1:])
+        return Published(answer[0])
 
     def base_of(self, adapter: AdapterName) -> str | None:
         """Name of the base model that the adapter belongs to; None before its first version.
@@ -216,6 +223,45 @@ class Catalog:
         if stored is None:
             raise NotFound(f"{adapter} has no version {number}")
         return VersionRecord.model_validate_json(stored)
+
+    def adapter_count(self) -> int:
+        """Number of adapters with a published version.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        return int(command(self._redis, "HLEN", self._keys.adapters))
+
+    def version_numbers(self, adapter: AdapterName) -> list[int]:
+        """Numbers of the adapter's published versions, oldest first.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        return [int(number) for number in command(self._redis, "ZRANGE", self._keys.numbers_published(adapter), 0, -1)]
+
+    def current(self, adapters: Mapping[AdapterName, str]) -> dict[AdapterName, VersionRecord | None]:
+        """What each adapter's own alias points at, in two round trips; None where people have not set it.
+
+        Args:
+            adapters: adapter → its base model.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        keys = self._keys
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for adapter, base in adapters.items():
+                pipe.hget(keys.aliases(base), f"{adapter.qualified}@{adapter.name}")
+            targets = pipe.execute()
+            for (adapter, base), target in zip(adapters.items(), targets, strict=True):
+                number = AliasTarget.parse(target).version if target else ""
+                pipe.hget(keys.versions(base), f"{adapter.qualified}.v{number}")
+            stored = pipe.execute()
+        return {
+            adapter: VersionRecord.model_validate_json(record) if record else None
+            for adapter, record in zip(adapters, stored, strict=True)
+        }
 
     def aliases(self, adapter: AdapterName) -> dict[str, AliasTarget]:
         """Aliases of the adapter, its own name among them once something is published under it.
@@ -355,6 +401,11 @@ class Catalog:
         if base is None:
             raise NotFound(f"no adapter {str(adapter)!r} is published")
         return base
+
+
+def _over_quota(namespace: str, code: str, limit: str, would_be: str) -> Rejected:
+    finding = _QUOTAS[code].finding(namespace, expected=f"at most {limit}", actual=would_be)
+    return Rejected(finding.message, findings=(finding,))
 
 
 @lru_cache(maxsize=32)

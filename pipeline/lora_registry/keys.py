@@ -4,6 +4,7 @@
     {lora}:ledger:…     work in progress, written by dispatcher and workers
     {lora}:catalog:…    what is published, written by the publish script and by operators
     {lora}:hooks:…      what webhooks delivered, written by the gateway, emptied by the dispatcher
+    {lora}:access:…     who may do what: policies and tokens, written by operators
     {lora}:log:…        announcements, the same messages as on the channels, bounded
     {lora}:server       which server is admitted; generation; the id counter is beside it
 
@@ -139,6 +140,21 @@ class Keys:
         """Hash: base model → profile (JSON)."""
         return f"{self.catalog}:bases"
 
+    def usage(self, namespace: str) -> str:
+        """Hash: what the namespace has published: adapters, bytes, day, versions of that day."""
+        return f"{self.catalog}:usage:{namespace}"
+
+    # Who may do what
+    @property
+    def policies(self) -> str:
+        """Hash: namespace → policy (JSON)."""
+        return f"{self.prefix}:access:namespaces"
+
+    @property
+    def tokens(self) -> str:
+        """Hash: token id → token without its secret (JSON)."""
+        return f"{self.prefix}:access:tokens"
+
     # Announcements
     def log(self, base_model: str) -> str:
         """Stream: announcements about one base model; the entry id is `<sequence>-0`."""
@@ -151,3 +167,7 @@ class Keys:
     def outcome_channel(self, registration_id: str) -> str:
         """Pub/sub channel that rings once, when a registration ends."""
         return f"{self.prefix}:outcome:{registration_id}"
+
+    def state_channel(self, registration_id: str) -> str:
+        """Pub/sub channel that rings when a registration is handed on to its next stage."""
+        return f"{self.prefix}:state:{registration_id}"

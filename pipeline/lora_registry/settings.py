@@ -53,6 +53,11 @@ class Settings(BaseSettings):
     artifact_store: Path = Path("lora-registry-data/artifacts")
     """Directory of the artifact store; every validate worker and every node sees it."""
 
+    require_namespace_policy: bool = False
+    """Whether a namespace without a policy may register nothing; otherwise it may whatever these settings allow."""
+    gateway_max_body_bytes: Annotated[int, Field(gt=0)] = 256 * 1024
+    """Longest body of an HTTP request."""
+
     max_queued_events: Annotated[int, Field(gt=0)] = 100_000
     """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""
     max_attempts: Annotated[int, Field(gt=0, le=100)] = 5

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import catalog_size, fan_out, get_or_allocate, late_joiner, numeric, pipeline, structure
+from tests.benchmarks import catalog_size, fan_out, gateway, get_or_allocate, late_joiner, numeric, pipeline, structure
 from tests.benchmarks.figures import Figure, document, table
 from tests.benchmarks.stand import Stand, open_stand
 
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Figure]]] = {
     "fan_out": fan_out.run,
     "catalog_size": catalog_size.run,
     "late_joiner": late_joiner.run,
+    "gateway": gateway.run,
     "structure": structure.run,
     "numeric": numeric.run,
 }

@@ -24,6 +24,7 @@ from httpx import Response
 from lora_registry.connection import connect
 from lora_registry.hook_deliveries import HookDeliveries
 from lora_registry.settings import Settings
+from lora_workers.gateway import problems
 from lora_workers.gateway.webhooks import hook_router
 from lora_workers.hooks.request import HookRequest
 from lora_workers.hooks.sns import signed_bytes
@@ -233,6 +234,7 @@ class Gateway:
         client = connect(settings.redis_url, name="gateway")
         app = FastAPI()
         self.now_s = NOW_S
+        problems.install(app)
         app.include_router(hook_router(settings, client, fetcher=self.aws, clock=lambda: self.now_s))
         self.http = TestClient(app, raise_server_exceptions=True)
         self.deliveries = HookDeliveries(client, settings)

@@ -12,7 +12,8 @@ PERMANENT = re.compile(
     r"|inbox:(events|number:[^:]+)"
     r"|hooks:pending"
     rf"|ledger:({_WORK}|superseded|dead)"
-    r"|catalog:(adapters|sequences|bases|adapter:[^:]+|versions:[^:]+|aliases:[^:]+|numbers:[^:]+)"
+    r"|catalog:(adapters|sequences|bases|(adapter|versions|aliases|numbers|usage|stored):[^:]+)"
+    r"|access:(namespaces|tokens)"
     r"|log:[^:]+"
     r"|celery:.+)"
 )

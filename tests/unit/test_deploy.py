@@ -45,7 +45,7 @@ def parse_command(line: str) -> tuple[str, dict[str, Any]]:
 def test_command_of_each_service_is_one_of_ours(name: str) -> None:
     """A container that the file starts does not end with a usage error."""
     command, _ = parse_command(our_services()[name]["command"])
-    assert command in {"dispatcher", "worker"}
+    assert command in {"dispatcher", "worker", "gateway"}
 
 
 def test_a_command_that_is_wrong_would_be_noticed() -> None:

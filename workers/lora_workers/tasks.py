@@ -20,6 +20,7 @@ from lora_registry.engine_profiles import find_profiles
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
 from lora_registry.numeric_report import NumericPass, StartNumericPass
+from lora_registry.policies import Policies
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
 from lora_registry.stages.allocate import allocate
@@ -74,7 +75,7 @@ class Station:
         )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
-            Stage.RESOLVE: partial(resolve, source=source),
+            Stage.RESOLVE: partial(resolve, source=source, policies=Policies(self._client, settings)),
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store),
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }

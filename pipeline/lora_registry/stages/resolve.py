@@ -1,10 +1,16 @@
-"""Stage 2, resolve: find the adapter's two files where the publisher said they are, and pin them."""
+"""Stage 2, resolve: find the adapter's two files where the publisher said they are, and pin them.
+
+Here the policy of the namespace is enforced: a publisher writes to the event queue directly, so no gateway can be
+relied on.
+"""
 
 from __future__ import annotations
 
 from lora_registry import file_codes, source_codes
 from lora_registry.errors import Rejected
 from lora_registry.ledger import Lease
+from lora_registry.namespaces import check_pinned
+from lora_registry.policies import Policies
 from lora_registry.readiness import deferred
 from lora_registry.safetensors_header import read_header
 from lora_registry.sources import PinnedSource, Source
@@ -13,18 +19,21 @@ _MAY_PASS = {file_codes.WEIGHTS_TRUNCATED.code, source_codes.SOURCE_CHANGED.code
 """What a file in the making looks like."""
 
 
-def resolve(lease: Lease, *, source: Source) -> dict[str, str | int]:
-    """Pin the registration's source.
+def resolve(lease: Lease, *, source: Source, policies: Policies) -> dict[str, str | int]:
+    """Pin the registration's source, with the credential that the namespace's policy gives for it.
 
     Returns:
         `pinned`: the pinned source, for the validate stage.
 
     Raises:
-        Rejected: there is no adapter there, or it may not be read.
+        Rejected: there is no adapter there, or it may not be read, or the namespace may not register it.
         Deferred: not all of it is there yet.
-        Transient: the place is out of reach.
+        Transient: the place, or Redis, is out of reach.
     """
-    pinned = source.resolve(lease.registration.source)
+    registration = lease.registration
+    rule = policies.check(registration.adapter, registration.source)
+    pinned = source.resolve(registration.source, credential=rule.credential)
+    check_pinned(rule, pinned)
     if pinned.may_grow_s:
         _check_whole(pinned, source)
     return {"pinned": pinned.to_json()}

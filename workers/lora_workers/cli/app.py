@@ -16,8 +16,10 @@ from lora_workers.cli import checking, explaining, machine, published, registeri
 from lora_workers.cli.bases import base_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
 from lora_workers.cli.hooks import hook_commands
+from lora_workers.cli.namespaces import namespace_commands
 from lora_workers.cli.options import is_json_asked
 from lora_workers.cli.output import EXIT_CODES, INTERRUPTED, NOBODY_READS, exit_code_of_error, print_error
+from lora_workers.cli.tokens import token_commands
 
 
 class Commands(TyperGroup):
@@ -78,9 +80,12 @@ app.add_typer(base_commands, name="base")
 app.command()(watching.watch)
 app.add_typer(dead_letter_commands, name="dead-letters")
 app.add_typer(hook_commands, name="hooks")
+app.add_typer(namespace_commands, name="namespace")
+app.add_typer(token_commands, name="token")
 app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)
+app.command()(running.gateway)
 app.command()(running.admit)
 
 

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Annotated, Any, Final
 
 import redis
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
 
 from lora_registry import hook_codes
-from lora_registry.errors import RegistryError, Transient
 from lora_registry.hook_deliveries import Heard, Verdict
 from lora_registry.settings import Settings
+from lora_workers.gateway.bodies import read_body
+from lora_workers.gateway.documentation import problems
+from lora_workers.gateway.problems import HttpProblem
 from lora_workers.hooks.configuration import load_hooks
 from lora_workers.hooks.fetching import AwsFetcher
 from lora_workers.hooks.intake import Clock, Fetcher, Intake
 from lora_workers.hooks.refusals import Refused
 from lora_workers.hooks.request import HookRequest
 
-_RETRY_AFTER_S = "1"
-"""MLflow waits as long as it is told, in a pool of ten threads, so this is short."""
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "What a sender of the hook's kind sends.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}
+
+
+class HeardView(BaseModel):
+    """What a sender is told of its delivery."""
+
+    delivery_id: Annotated[str, Field(description="The sender's id of it, or one that it was given here.")]
+    verdict: Verdict
+    reason: Annotated[str, Field(description="Why it is ignored, or a duplicate.")]
 
 
 def hook_router(
@@ -31,70 +49,77 @@ def hook_router(
 
     Args:
         settings: the registry's settings.
-        client: connection to the registry's server.
+        client: connection to the registry's server, used in threads.
         fetcher: gets certificates of Amazon SNS; None: over https.
         clock: the time, in seconds since 1970, that signed timestamps are compared with.
 
     Raises:
         Configuration: the hooks file is wrong, or a secret is missing.
     """
-    intake = Intake(load_hooks(settings.hooks_file), client, settings, fetcher=fetcher or AwsFetcher(), clock=clock)
-    router = APIRouter(tags=["webhooks"])
+    hooks = load_hooks(settings.hooks_file)
+    intake = Intake(hooks, client, settings, fetcher=fetcher or AwsFetcher(), clock=clock)
+    router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
-    @router.post("/v1/webhooks/{hook}", responses={code: {"description": text} for code, text in _ANSWERS.items()})
-    async def deliver(hook: str, request: Request) -> JSONResponse:
-        """Take a delivery of a configured hook; its body is what the sender of that kind sends."""
+    @router.post(
+        "/{hook}",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=HeardView,
+        summary="Deliver to a hook",
+        openapi_extra=_BODY,
+        responses={
+            202: {"description": "What the delivery asks for is queued durably."},
+            200: {"model": HeardView, "description": "It asks for nothing new: it is ignored, or a duplicate."},
+            **problems(400, 401, 403, 404, 408, 413, 422, 503),
+        },
+    )
+    async def deliver(hook: Annotated[str, Path(examples=["hub"])], request: Request) -> Response:
+        """Take a delivery. It is proved by what its kind of sender has: a secret, a signature or a bearer token."""
         try:
             intake.check_known(hook)
-            body = await _read_body(request, settings.hook_max_body_bytes)
-            headers = {name.lower(): value for name, value in request.headers.items()}
-            return _answer(await run_in_threadpool(intake.take, hook, HookRequest(headers, body)))
+            body = await _read_body(request, hook, intake, limit_bytes=settings.hook_max_body_bytes)
+            asked = HookRequest(_joined(request.headers.items()), body)
+            return _answer(await run_in_threadpool(intake.take, hook, asked))
         except Refused as error:
-            if error.why is hook_codes.HOOK_TOO_LARGE:
-                await run_in_threadpool(intake.note, hook, error)
-            return _failure(error.status, error, error.why.code)
-        except Transient as error:
-            return _failure(HTTPStatus.SERVICE_UNAVAILABLE, error, error.code)
+            raise _problem(error) from error
 
     return router
 
 
-_ANSWERS: dict[int | str, str] = {
-    200: "Nothing new is asked for: ignored, or a duplicate",
-    202: "What it asks for is queued",
-    400: "The body cannot be read",
-    401: "No secret and no signature",
-    403: "A wrong secret or signature, or an old delivery",
-    404: "No such hook",
-    413: "The body is too long",
-    503: "Try again: nothing was queued",
-}
-
-
-async def _read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body; reading stops where it is too long.
+async def _read_body(request: Request, hook: str, intake: Intake, *, limit_bytes: int) -> bytes:
+    """The whole body; one that is too long is refused by the hook.
 
     Raises:
         Refused: it is longer than `limit_bytes`.
+        HttpProblem: it does not come (408).
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > limit_bytes:
-        raise Refused(hook_codes.HOOK_TOO_LARGE)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise Refused(hook_codes.HOOK_TOO_LARGE)
-    return bytes(body)
+    try:
+        return await read_body(request, limit_bytes=limit_bytes)
+    except HttpProblem as problem:
+        if problem.status is not HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            raise
+    refusal = Refused(hook_codes.HOOK_TOO_LARGE)
+    await run_in_threadpool(intake.note, hook, refusal)
+    raise refusal
 
 
-def _answer(heard: Heard) -> JSONResponse:
+def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Headers by name; one that came twice is as good as one with both values, and so proves nothing."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def _answer(heard: Heard) -> Response:
     status = HTTPStatus.ACCEPTED if heard.verdict is Verdict.QUEUED else HTTPStatus.OK
-    content = {"delivery_id": heard.delivery_id, "verdict": heard.verdict.value, "reason": heard.reason}
-    return JSONResponse(content, status)
+    view = HeardView(delivery_id=heard.delivery_id, verdict=heard.verdict, reason=heard.reason)
+    return Response(view.model_dump_json(), status.value, media_type="application/json")
 
 
-def _failure(status: HTTPStatus, error: RegistryError, code: str) -> JSONResponse:
-    headers = {"Retry-After": _RETRY_AFTER_S} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
-    content = {"code": code, "message": error.message, "remedy": error.remedy}
-    return JSONResponse(content, status, headers=headers)
+def _problem(refused: Refused) -> HttpProblem:
+    headers = {
+        HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"Connection": "close"},
+        HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "1"},
+    }.get(refused.status, {})
+    return HttpProblem(refused.status, refused.why.code, refused.message, remedy=refused.remedy, headers=headers)

@@ -14,6 +14,7 @@ TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK_VENV := .venv-lock
+MLFLOW_VENV := .venv-mlflow
 PINS := pyproject.toml constraints.txt
 
 # What the demo runs, which is everything but torch: the stages judge adapters by their headers, and torch is larger
@@ -68,6 +69,13 @@ $(VENV)/.test: $(VENV)/.created $(PINS)
 	@$(call pip_install,test)
 	@touch $(VENV)/.demo $(VENV)/.all $@
 
+# MLflow brings 90 packages that nothing here imports; a test runs its server.
+$(MLFLOW_VENV)/.installed: tests/mlflow-constraints.txt
+	@echo "==> installing MLflow into $(MLFLOW_VENV) (about a minute)"
+	@"$(PYTHON)" -m venv --clear $(MLFLOW_VENV)
+	@$(MLFLOW_VENV)/bin/python -m pip install --quiet -c tests/mlflow-constraints.txt mlflow
+	@touch $@
+
 install: $(VENV)/.all
 	@echo "==> installed; $(BIN)/lora-registry --help says what there is"
 
@@ -75,7 +83,7 @@ demo: $(VENV)/.demo
 	@echo "==> running the demo"
 	@$(BIN)/lora-registry demo
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(MLFLOW_VENV)/.installed
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
 
@@ -118,6 +126,6 @@ lock:
 
 clean:
 	@echo "==> removing $(VENV), caches and build outputs"
-	@rm -rf $(VENV) $(LOCK_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
+	@rm -rf $(VENV) $(LOCK_VENV) $(MLFLOW_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find pipeline workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

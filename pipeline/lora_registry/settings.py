@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """Where `hf://` leads; a credential may name another endpoint."""
     hub_offline: bool = False
     """Refuse `hf://` sources; HF_HUB_OFFLINE=1 does the same."""
+    mlflow_url: str = ""
+    """MLflow server that says what `mlflow://` sources mean, such as an alias that a webhook announced."""
     incomplete_deadlines_s: Annotated[dict[str, float], NoDecode] = {"file": 0.0, "*": 900.0}
     """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: not at all."""
     marker_required: Annotated[tuple[str, ...], NoDecode] = ()

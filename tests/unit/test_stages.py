@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +383,25 @@ def test_resolve_looks_at_no_source_that_the_namespace_may_not_use() -> None:
     assert source.credentials == []
 
 
+def test_resolve_asks_another_registry_what_a_name_means() -> None:
+    """The place is read and must be allowed; the name that led there needs no permission of its own."""
+    source = MemorySource(config=b"{}", weights=b"w")
+    allowed: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": URL},)))  # type: ignore[arg-type]
+    asked: list[str] = []
+
+    def locate(name: str) -> str:
+        asked.append(name)
+        return URL
+
+    made = make_lease(Stage.RESOLVE)
+    lease = replace(made, registration=replace(made.registration, source="mlflow://support-bot@champion"))
+    assert resolve(lease, source=source, policies=allowed, locate=locate)
+    assert asked == ["mlflow://support-bot@champion"]
+    elsewhere: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": "s3://other"},)))  # type: ignore[arg-type]
+    with pytest.raises(Rejected):
+        resolve(lease, source=source, policies=elsewhere, locate=locate)
+
+
 def test_resolve_leaves_the_pinned_source() -> None:
     """What validate reads back is what was pinned."""
     source = MemorySource(config=b"{}", weights=b"w")
@@ -394,7 +413,7 @@ def test_resolve_waits_for_weights_that_are_too_short_where_they_may_still_grow(
     """The header says how long they will be; a place that never completes files leaves that to validate."""
     whole = make_adapter().weights_bytes
     with pytest.raises(Deferred) as deferred:
-        resolve(make_lease(Stage.RESOLVE), source=MemorySource(config=b"{}", weights=whole[:-7], may_grow_s=60))
+        run_resolve(MemorySource(config=b"{}", weights=whole[:-7], may_grow_s=60))
     assert codes_of(deferred.value.findings) == ["WEIGHTS_TRUNCATED", "SOURCE_INCOMPLETE"]
     assert deferred.value.deadline_s == 60
     for source in (
@@ -402,7 +421,7 @@ def test_resolve_waits_for_weights_that_are_too_short_where_they_may_still_grow(
         MemorySource(config=b"{}", weights=whole[:-7]),
         MemorySource(config=b"{}", weights=b"nothing that grows into weights", may_grow_s=60),
     ):
-        assert resolve(make_lease(Stage.RESOLVE), source=source)
+        assert run_resolve(source)
 
 
 def test_pin_of_a_later_release_is_read_back() -> None:

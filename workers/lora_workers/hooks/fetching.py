@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Final
 
@@ -22,6 +23,8 @@ class AwsFetcher:
         self._transport = transport
         self._kept: dict[str, bytes] = {}
         self._changing = threading.Lock()
+        # It would log the addresses of confirmations, which have tokens in them.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
 
     def __call__(self, url: str) -> bytes:
         """The document at `url`, which may be the one that was there before.

@@ -8,7 +8,6 @@ what it means by then. Source: mlflow 3.17.2, mlflow/webhooks/delivery.py and ty
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
@@ -20,8 +19,8 @@ from lora_workers.hooks.proofs import Proof, check_fresh, check_signature, parse
 from lora_workers.hooks.refusals import Ignored
 from lora_workers.hooks.request import HookRequest
 from lora_workers.hooks.templates import Glob, matches
+from lora_workers.mlflow_registry import PATH_TAG, PLACES, place_of
 
-PATH_TAG: Final = "lora.path"
 _TEST_MODEL: Final = "example_model"
 _TEST_SOURCE: Final = "models:/123"
 
@@ -41,7 +40,7 @@ class MlflowRule(Rule):
     model: Glob
     aliases: tuple[Glob, ...] = ()
     created: bool = False
-    schemes: tuple[str, ...] = ("s3", "hf", "gs", "az", "file")
+    schemes: tuple[str, ...] = PLACES
     name: str = "{model}"
     source: str = "{place}"
 
@@ -97,7 +96,7 @@ class MlflowHook(Hook):
             rule = self._rule(version.name)
             if not rule.created:
                 raise Ignored("The rule does not register every new version.")
-            names = {"model": version.name, "version": version.version, "place": place_of(version.source, tags, rule)}
+            names = {"model": version.name, "version": version.version, "place": _place_of(version.source, tags, rule)}
             names |= {f"tag.{key}": value for key, value in tags.items()}
             return self._make(rule, names, quiet_s)
         if what == "model_version_alias.created":
@@ -128,15 +127,9 @@ class MlflowHook(Hook):
         return rule.event(said, namespace=self.namespace, quiet_s=quiet_s)
 
 
-def place_of(source: str, tags: dict[str, str], rule: MlflowRule) -> str:
-    """Where the bytes of a version are.
-
-    Raises:
-        Ignored: neither the tag `lora.path` nor its source says it.
-    """
-    if tags.get(PATH_TAG):
-        return tags[PATH_TAG]
-    scheme = source.partition("://")[0] if "://" in source else ""
-    if scheme in rule.schemes or (re.match(r"/[^/]", source) and "file" in rule.schemes):
-        return source
+def _place_of(source: str, tags: dict[str, str], rule: MlflowRule) -> str:
+    """Raises Ignored if neither the tag `lora.path` nor the source says where the bytes of a version are."""
+    place = place_of(source, tags, schemes=rule.schemes)
+    if place is not None:
+        return place
     raise Ignored(f"The source {source[:200]!r} is readable through MLflow only; set the tag {PATH_TAG!r}.")

@@ -75,8 +75,8 @@ def test_an_alias_that_is_set_in_mlflow_is_published(mlflow: MlflowServer, tmp_p
         gateway.start()
         url = f"{gateway.url}/v1/webhooks/mlflow"
         webhook = mlflow.add_webhook(url, SECRET, ("MODEL_VERSION_ALIAS", "CREATED"), ("MODEL_VERSION", "CREATED"))
-        first = mlflow.add_version("Support Bot", "models:/m-1", lora_path=str(stack.adapter()))
-        second = mlflow.add_version("Support Bot", str(stack.adapter()))
+        first = mlflow.add_version("Support Bot", "s3://nobodys/v1", lora_path=str(stack.adapter()))
+        second = mlflow.add_version("Support Bot", "s3://nobodys/v2", lora_path=str(stack.adapter()))
         mlflow.set_alias("Support Bot", "champion", first)
         asked = [each for each in heard(3) if each.registrations]
         assert len(asked) == 1

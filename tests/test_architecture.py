@@ -101,6 +101,7 @@ def test_the_sources_keep_every_contract() -> None:
         ),
         ("workers/lora_workers/sources/planted.py", "import s3fs", "each source scheme's library"),
         ("workers/lora_workers/planted.py", "import celery", "Celery only in the application"),
+        ("workers/lora_workers/planted.py", "import fastapi", "FastAPI and uvicorn only in the gateway"),
     ],
 )
 def test_a_planted_violation_is_caught(tree: Path, file: str, line: str, contract: str) -> None:

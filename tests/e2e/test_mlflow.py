@@ -10,7 +10,7 @@ import pytest
 from lora_registry.hook_deliveries import Delivery, HookDeliveries, Verdict
 from lora_registry.registrations import Outcome
 from tests.helpers import mlflow_server
-from tests.helpers.gateway_process import GatewayProcess
+from tests.helpers.hook_gateway import HookGateway
 from tests.helpers.hooks import SECRET, write_hooks
 from tests.helpers.mlflow_server import MlflowServer
 from tests.helpers.registry import BASE
@@ -56,7 +56,7 @@ def test_an_alias_that_is_set_in_mlflow_is_published(mlflow: MlflowServer, tmp_p
         stall_timeout_s=60.0,
     )
     stack = Stack(settings, tmp_path)
-    gateway = GatewayProcess(settings, tmp_path / "gateway.log")
+    gateway = HookGateway(settings, tmp_path / "gateway.log")
     deliveries = HookDeliveries(stack.registry.client, settings)
 
     def heard(count: int) -> list[Delivery]:
@@ -72,8 +72,7 @@ def test_an_alias_that_is_set_in_mlflow_is_published(mlflow: MlflowServer, tmp_p
     try:
         stack.dispatchers()
         stack.worker()
-        gateway.start()
-        url = f"{gateway.url}/v1/webhooks/mlflow"
+        url = str(gateway.client.base_url.join("/v1/webhooks/mlflow"))
         webhook = mlflow.add_webhook(url, SECRET, ("MODEL_VERSION_ALIAS", "CREATED"), ("MODEL_VERSION", "CREATED"))
         first = mlflow.add_version("Support Bot", "s3://nobodys/v1", lora_path=str(stack.adapter()))
         second = mlflow.add_version("Support Bot", "s3://nobodys/v2", lora_path=str(stack.adapter()))
@@ -100,6 +99,5 @@ def test_an_alias_that_is_set_in_mlflow_is_published(mlflow: MlflowServer, tmp_p
         assert deliveries.refusals("mlflow") == []
     finally:
         stack.close()
-        gateway.kill()
-        print((tmp_path / "gateway.log").read_text(errors="replace")[-2000:])
+        gateway.close()
         server.stop()

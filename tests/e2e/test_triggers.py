@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from lora_registry.hook_deliveries import HookDeliveries
+from lora_registry.names import AdapterName
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.settings import Settings
+from lora_registry.stages import Stage
 from tests.helpers import hooks
 from tests.helpers.adapters_on_disk import WEIGHTS
-from tests.helpers.gateway_process import GatewayProcess
+from tests.helpers.hook_gateway import HookGateway
 from tests.helpers.hooks import Sent, write_hooks
 from tests.helpers.hub_server import HubServer
 from tests.helpers.registry import BASE
@@ -31,7 +33,7 @@ QUIET_S = 0.3
 class World:
     """Everything there is: senders, their stores, and the pipeline."""
 
-    def __init__(self, stack: Stack, gateway: GatewayProcess, hub: HubServer, s3: S3Server) -> None:
+    def __init__(self, stack: Stack, gateway: HookGateway, hub: HubServer, s3: S3Server) -> None:
         self.stack = stack
         self.gateway = gateway
         self.hub = hub
@@ -65,8 +67,6 @@ class World:
 
     def versions(self, name: str) -> list[int]:
         """Published versions of an adapter."""
-        from lora_registry.names import AdapterName
-
         return [each.version for each in self.stack.registry.catalog.versions(AdapterName("default", name))]
 
 
@@ -92,17 +92,15 @@ def world(tmp_path_factory: pytest.TempPathFactory, hub_server: HubServer, s3_se
         lease_s=10.0,
     )
     stack = Stack(settings, directory)
-    gateway = GatewayProcess(settings, directory / "gateway.log")
+    gateway = HookGateway(settings, directory / "gateway.log")
     try:
         stack.dispatchers()
         stack.worker()
-        gateway.start()
         stack.wait_for_slots()
         yield World(stack, gateway, hub_server, s3_server)
     finally:
         stack.close()
-        gateway.kill()
-        print((directory / "gateway.log").read_text(errors="replace")[-3000:])
+        gateway.close()
         server.stop()
 
 
@@ -211,20 +209,47 @@ def test_a_marker_in_a_bucket_is_published(world: World, wrapped: str) -> None:
     assert world.stack.registry.version(name).source == f"s3://{VERSIONED}/{prefix}"
 
 
-def test_a_bucket_that_has_no_marker_is_waited_for(world: World, tmp_path: Path) -> None:
-    """The configuration comes seconds before the weights, and its event asks: one version, and no rejection."""
+def test_an_upload_that_is_announced_too_early_is_waited_for(world: World) -> None:
+    """The configuration comes before the weights, and its event asks already: one version, and no rejection."""
     name = unique("slow")
     files = world.files()
-    at = f"{UNVERSIONED}/config-first/{name}"
-    world.s3.put(f"{at}/adapter_config.json", files / "adapter_config.json")
-    registration_id = world.stack.client.submit(name=name, base_model=BASE, source=f"s3://{at}")
-    world.stack.wait_until(
-        lambda: world.stack.registry.ledger.get(registration_id).stage == "resolve", what="the wait for the weights"
+    directory = f"{hooks.CONFIG_FIRST}/{name}"
+    world.s3.put(f"{UNVERSIONED}/{directory}/adapter_config.json", files / "adapter_config.json")
+    answer = world.gateway.post(
+        hooks.bucket(hooks.minio(directory, bucket_name=UNVERSIONED, file="adapter_config.json"))
     )
-    world.s3.put(f"{at}/{WEIGHTS}", files / WEIGHTS)
-    [registration] = world.stack.wait_for([registration_id]).values()
+    delivery_id = answer.json()["delivery_id"]
+    [registration_id] = world.stack.wait_until(
+        lambda: world.deliveries.delivery("s3", delivery_id).registrations, what="the registration"
+    )
+    ledger = world.stack.registry.ledger
+    world.stack.wait_until(lambda: ledger.get(registration_id).stage == "resolve", what="the wait for the weights")
+    world.s3.put(f"{UNVERSIONED}/{directory}/{WEIGHTS}", files / WEIGHTS)
+    [registration] = world.ended("s3", delivery_id)
     assert registration.outcome is Outcome.PUBLISHED
     assert world.versions(name) == [1]
+
+
+def test_an_object_that_changes_meanwhile_is_refused_and_its_own_event_registers_it(world: World) -> None:
+    """Changed between resolve and validate: rejected, nothing mixed is published; the event of the change counts."""
+    name = unique("changing")
+    prefix = f"team/{name}"
+    world.s3.put_directory(world.files(), f"{UNVERSIONED}/{prefix}")
+    told = {"name": name, "source": f"s3://{UNVERSIONED}/{prefix}", "base_model": BASE}
+    told |= {"labels": {"fault": "hold:validate"}}
+    first = world.gateway.post(hooks.cloud_event(told, event_id=name)).json()["delivery_id"]
+    [held] = world.stack.wait_until(
+        lambda: world.deliveries.delivery("cloudevents", first).registrations, what="the registration"
+    )
+    world.stack.wait_for_stage(held, Stage.VALIDATE)
+    world.s3.put_directory(world.files(), f"{UNVERSIONED}/{prefix}")
+    world.stack.release()
+    [refused] = world.ended("cloudevents", first)
+    assert refused.outcome is Outcome.REJECTED
+    assert [each.code for each in refused.findings] == ["SOURCE_CHANGED"]
+    registration = world.deliver(hooks.bucket(hooks.minio(prefix, bucket_name=UNVERSIONED)))
+    assert registration.outcome is Outcome.PUBLISHED
+    assert world.versions(name) == [registration.version]
 
 
 def test_own_senders_are_published(world: World) -> None:
@@ -263,8 +288,7 @@ def test_redis_down_is_503_and_the_senders_retry_succeeds(tmp_path: Path) -> Non
     """While the server is away nothing is taken; when it is back, so is the hook, and the retry is queued."""
     server = start_server(tmp_path / "valkey")
     settings = settings_of(server.url, tmp_path)
-    gateway = GatewayProcess(settings, tmp_path / "gateway.log")
-    gateway.start()
+    gateway = HookGateway(settings, tmp_path / "gateway.log")
     sent = hooks.hub(hooks.hub_push("acme/a", sha="1" * 40))
     try:
         server.kill()
@@ -275,5 +299,5 @@ def test_redis_down_is_503_and_the_senders_retry_succeeds(tmp_path: Path) -> Non
         assert gateway.verdict(sent) == "queued"
         assert gateway.verdict(sent) == "duplicate"
     finally:
-        gateway.kill()
+        gateway.close()
         server.stop()

@@ -1,9 +1,9 @@
-"""The gateway as a real process, which a test can kill."""
+"""A gateway as a process of its own, which a test can kill and start again on the same port."""
 
 from __future__ import annotations
 
 import re
-import signal
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,55 +13,54 @@ import httpx
 
 from lora_registry.settings import Settings
 from lora_workers import processes
-from tests.helpers.hooks import SECRETS, Sent
 from tests.helpers.stack import environment_of
 from tests.helpers.waiting import wait_until
 
-_LISTENS = re.compile(r"listening on (http://\S+)")
-
 
 class GatewayProcess:
-    """One `lora-registry gateway` on a free loopback port.
+    """`lora-registry gateway` on a free port.
 
     Args:
-        settings: the registry's settings, hooks file included.
-        log: file that its output goes to.
+        settings: the registry's settings.
+        log: file for what it prints.
+        environment: variables besides the settings, such as secrets.
     """
 
-    def __init__(self, settings: Settings, log: Path, *, environment: Mapping[str, str] = SECRETS) -> None:
-        self._environment = environment_of(settings) | dict(environment)
+    def __init__(self, settings: Settings, log: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        self._settings = settings
+        self._environment = dict(environment or {})
         self._log = log
-        self.url = ""
-        self.process: Popen[bytes] | None = None
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=60)
+        self.process = self.start()
 
-    def start(self) -> None:
-        """Start it, and wait until it listens."""
-        command = [sys.executable, "-m", "lora_workers", "gateway", "--host", "127.0.0.1", "--port", "0"]
-        with self._log.open("wb") as log:
-            self.process = processes.start(command, environment=self._environment, log=log)
-        found = wait_until(
-            lambda: _LISTENS.search(self._log.read_text(errors="replace")) or self._ended(), what="the gateway"
-        )
-        self.url = found[1]
+    def start(self, *, host: str = "127.0.0.1") -> Popen[bytes]:
+        """Start it and wait until it listens."""
+        known = self.said().count("listening on")
+        command = [sys.executable, "-m", "lora_workers", "gateway", "--host", host, "--port", str(self._port)]
+        with self._log.open("ab") as log:
+            self.process = processes.start(
+                command, environment=environment_of(self._settings) | self._environment, log=log
+            )
+        wait_until(lambda: self.said().count("listening on") > known, what="the gateway", every_s=0.01)
+        return self.process
 
     def kill(self) -> None:
         """End it as a crash would."""
-        if self.process:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+        processes.kill_group(self.process)
+        self.process.wait()
 
-    def post(self, sent: Sent) -> httpx.Response:
-        """Deliver; the answer."""
-        return httpx.post(
-            f"{self.url}/v1/webhooks/{sent.hook}", content=sent.body, headers=dict(sent.headers), timeout=20
-        )
+    def close(self) -> None:
+        """End it."""
+        self.kill()
+        self.client.close()
+        print(self.said()[-6000:])
 
-    def verdict(self, sent: Sent) -> str:
-        """Deliver; what the answer calls it."""
-        answer = self.post(sent)
-        assert answer.status_code in (200, 202), answer.text
-        return str(answer.json()["verdict"])
+    def said(self) -> str:
+        """What it has printed."""
+        return self._log.read_text() if self._log.exists() else ""
 
-    def _ended(self) -> None:
-        assert self.process is not None
-        assert self.process.poll() is None, self._log.read_text(errors="replace")
+    def answered(self, path: str) -> list[int]:
+        """Statuses that its access log has for a path."""
+        return [int(each) for each in re.findall(rf"'{re.escape(path)}' (\d+) ", self.said())]

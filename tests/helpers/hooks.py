@@ -37,6 +37,9 @@ CERTIFICATE_URL = "https://sns.us-east-1.amazonaws.com/SimpleNotificationService
 NOW_S = 1_795_462_100.0
 """About when the deliveries of MLflow in the payloads were captured."""
 
+CONFIG_FIRST = "config-first"
+"""Directory whose uploads have no marker: their configuration is what asks."""
+
 RULES: dict[str, dict[str, Any]] = {
     "hub": {
         "kind": "huggingface",
@@ -55,7 +58,10 @@ RULES: dict[str, dict[str, Any]] = {
         "topics": [TOPIC],
         "confirm_subscriptions": True,
         "opaque_data": True,
-        "rules": [{"bucket": "*", "base": "tiny-llama"}],
+        "rules": [
+            {"bucket": "*", "directory": f"{CONFIG_FIRST}/*", "marker": "adapter_config.json", "base": "tiny-llama"},
+            {"bucket": "*", "base": "tiny-llama"},
+        ],
     },
     "cloudevents": {"kind": "cloudevents", "secrets": ["env:HOOK_SECRET"], "rules": [{}]},
     "standard": {"kind": "standard-webhooks", "secrets": ["env:HOOK_STANDARD_SECRET"], "rules": [{}]},

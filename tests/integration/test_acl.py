@@ -21,14 +21,18 @@ from lora_registry.errors import Configuration
 from lora_registry.inbox import admit
 from lora_registry.keys import Keys
 from lora_registry.names import AdapterName
+from lora_registry.namespaces import NamespacePolicy, Quotas, SourceRule
+from lora_registry.policies import Policies
 from lora_registry.registrations import Outcome
 from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
 from lora_registry.subscriber import Subscriber
+from lora_registry.tokens import Scope, Tokens
 from lora_workers import processes
 from lora_workers.base_models import read_base_profile
 from lora_workers.embedded import EmbeddedValkey
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
+from tests.helpers.gateway import REGISTRATIONS, running_gateway
 from tests.helpers.registry import BASE
 from tests.helpers.stack import environment_of, make_settings
 from tests.helpers.waiting import wait_until
@@ -76,6 +80,10 @@ WRITES = {
     "admit a server": ("HSET", KEYS.server, "run_id", "0"),
     "reset the ids": ("SET", KEYS.next_id, 0),
     "wake a stage": ("LPUSH", f"{KEYS.prefix}:celery:{Stage.PUBLISH}", "{}"),
+    "give a namespace a policy": ("HSET", KEYS.policies, "default", "{}"),
+    "remove a policy": ("HDEL", KEYS.policies, "default"),
+    "make a token": ("HSET", KEYS.tokens, "0123456789ab", "{}"),
+    "forget what was published": ("DEL", KEYS.usage("default")),
     "write another application's keys": ("SET", "somebody-elses", 1),
 }
 """What nobody outside may do, as the command that would do it."""
@@ -194,6 +202,46 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
     assert "noperm" not in said.lower()
 
 
+def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server, tmp_path: Path) -> None:
+    """The gateway has what it needs for tokens, policies, quotas, waiting and showing, and says no refusal."""
+    settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0, require_namespace_policy=True)
+    running = Processes(server, settings, tmp_path / "processes.log")
+    operator = server.as_role("operator")
+    Catalog(operator, settings).add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
+    rules = (SourceRule(prefix=str(tmp_path / "sources")),)
+    Policies(operator, settings).set(NamespacePolicy(namespace="web", sources=rules, quotas=Quotas(adapters=1)))
+    secret, token = Tokens(operator, settings).create(scopes=[Scope.PUBLISH, Scope.READ], namespaces=["web"])
+    source = copy_adapter(tmp_path / "sources" / "web-bot", variant=9)
+    body = {"namespace": "web", "name": "web-bot", "base_model": BASE, "source": str(source)}
+    as_gateway = settings.model_copy(update={"redis_url": server.url("gateway")})
+    try:
+        running.start("dispatcher", "dispatcher")
+        running.start("worker", "worker", "--queues", ",".join(ORDER))
+        with running_gateway(as_gateway, on_loopback=False, token=secret.get_secret_value()) as client:
+            wait_until(lambda: client.get("/readyz").status_code == 200, what="readiness")
+            accepted = client.post(REGISTRATIONS, json=body, headers={"Idempotency-Key": "once"})
+            assert accepted.status_code == 202, accepted.text
+            state: dict[str, Any] = {"state": "", "outcome": None}
+            while not state["outcome"]:
+                state = client.get(accepted.headers["location"], params={"wait_s": 20, "seen": state["state"]}).json()
+            assert state["outcome"] == "published"
+            assert client.get("/v1/adapters").json()["adapters"][0]["current"]["served_name"] == "web.web-bot.v1"
+            assert client.get("/v1/adapters/web/web-bot").json()["versions"] == [1]
+            assert client.get(f"/v1/bases/{BASE}").status_code == 200
+            refused = client.post(REGISTRATIONS, json={**body, "name": "second-bot"})
+            assert refused.json()["findings"][0]["code"] == "QUOTA_ADAPTERS"
+            again = client.post(REGISTRATIONS, json=body, headers={"Idempotency-Key": "once"})
+            assert again.status_code == 200
+        assert running.all_run()
+    finally:
+        running.stop()
+        Tokens(operator, settings).revoke(token.id)
+        said = (tmp_path / "processes.log").read_text()
+        print(said)
+    assert "noperm" not in said.lower()
+    assert "no permissions" not in said.lower()
+
+
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("forbidden", NEVER)
 def test_no_role_administers_the_server(server: Server, role: str, forbidden: str) -> None:
@@ -237,6 +285,16 @@ def test_only_dispatcher_and_operator_admit_a_server(server: Server, role: str) 
     [
         ("publisher", ("HSET", KEYS.accepted(REGISTRATION), "a", "b"), ("HGETALL", f"{KEYS.ledger}:wake:allocate")),
         ("gateway", ("XRANGE", KEYS.log(BASE), "-", "+"), ("HSET", KEYS.sequences, BASE, "9")),
+        ("gateway", ("HGETALL", KEYS.policies), ("HDEL", KEYS.policies, "team")),
+        ("gateway", ("HGETALL", KEYS.tokens), ("HSET", KEYS.tokens, "0123456789ab", "{}")),
+        ("gateway", ("HGETALL", KEYS.usage("team")), ("HSET", KEYS.usage("team"), "adapters", "0")),
+        ("gateway", ("SUBSCRIBE", KEYS.state_channel(REGISTRATION)), ("PUBLISH", KEYS.state_channel(REGISTRATION), "")),
+        ("worker", ("HGET", KEYS.policies, "team"), ("HGETALL", KEYS.tokens)),
+        ("worker", ("HSET", KEYS.usage("team"), "adapters", "1"), ("HSET", KEYS.policies, "team", "{}")),
+        ("publisher", ("HGETALL", KEYS.usage("team")), ("HGETALL", KEYS.tokens)),
+        ("dispatcher", ("HGETALL", KEYS.sequences), ("HGETALL", KEYS.tokens)),
+        ("node", ("HGETALL", KEYS.aliases(BASE)), ("HGETALL", KEYS.tokens)),
+        ("operator", ("HSET", KEYS.tokens, "0123456789ab", "{}"), ("SET", "somebody-elses", "1")),
         ("node", ("XRANGE", KEYS.log(BASE), "-", "+"), ("XADD", KEYS.events, "*", "id", REGISTRATION)),
         ("node", ("SUBSCRIBE", KEYS.channel(BASE)), ("SUBSCRIBE", KEYS.outcome_channel(REGISTRATION))),
         ("node", ("HGETALL", KEYS.versions(BASE)), ("HGETALL", KEYS.accepted(REGISTRATION))),

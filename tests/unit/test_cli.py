@@ -99,6 +99,8 @@ def test_every_command_that_prints_data_has_json() -> None:
     commands = (
         "check", "register", "status", "list", "show", "watch", "admit", "explain",
         "base add", "base list", "base show", "alias set", "alias follow",
+        "namespace set", "namespace show", "namespace list", "namespace remove",
+        "token create", "token list", "token revoke",
         "dead-letters list", "dead-letters show", "dead-letters retry",
     )  # fmt: skip
     for command in commands:

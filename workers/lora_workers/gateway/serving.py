@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import signal
 import socket
 from collections.abc import Callable
 
@@ -15,9 +15,8 @@ from lora_registry.tokens import Tokens
 from lora_workers.gateway.app import create_app
 from lora_workers.gateway.authentication import is_loopback
 
-_END_WITHIN_S = 5
+_END_WITHIN_S = 3
 """Requests that wait for an outcome are cut off so long after SIGTERM."""
-logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, *, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -55,6 +54,8 @@ def serve(settings: Settings, *, host: str, port: int, say: Callable[[str], obje
             proxy_headers=False,
             timeout_graceful_shutdown=_END_WITHIN_S,
         )
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again at its end, which is an orderly one
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listening])
 
 

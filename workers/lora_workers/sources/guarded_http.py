@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -66,11 +66,11 @@ class GuardedHttp:
             connection, target = self._connect(url)
             with _closing(connection, url):
                 connection.request(method, target, headers={"Accept-Encoding": "identity", **headers})
-                response = connection.getresponse()
-                if response.status not in _REDIRECTS:
-                    yield response
-                    return
-                url = urljoin(url, response.headers.get("Location", ""))
+                with closing(connection.getresponse()) as response:
+                    if response.status not in _REDIRECTS:
+                        yield response
+                        return
+                    url = urljoin(url, response.headers.get("Location", ""))
         raise rejected(source_codes.REDIRECTS_ENDLESS, printable(url))
 
     def _connect(self, url: str) -> tuple[HTTPConnection, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -58,8 +59,8 @@ class FsspecStore:
         return Listing(folder, {file.name: file for file in pinned})
 
     def pin(self, file: PinnedFile) -> PinnedFile:
-        """It is pinned as well as can be."""
-        return file
+        """By what is said of this one file; listings say it otherwise."""
+        return replace(file, version=_version(self._info(file)))
 
     def read(self, file: PinnedFile, offset: int, length: int) -> bytes:
         """One range; the file is looked at before."""
@@ -86,16 +87,19 @@ class FsspecStore:
             return read()
 
     def _checked(self, file: PinnedFile) -> Any:
+        now = self._info(file)
+        if now["size"] != file.size_bytes or file.version not in ("", _version(now)):
+            raise changed(file)
+        return self._open(file.credential)
+
+    def _info(self, file: PinnedFile) -> dict[str, Any]:
         files = self._open(file.credential)
         with _mapped(file.name):
             files.invalidate_cache()
             try:
-                now = files.info(file.location)
+                return dict(files.info(file.location))
             except FileNotFoundError as error:
                 raise changed(file) from error
-        if _version(now) != file.version:
-            raise changed(file)
-        return files
 
     def _open(self, credential: str) -> Any:
         found = self._credentials.get(credential, FsspecCredential, default=f"default-{self._scheme}")
@@ -105,7 +109,7 @@ class FsspecStore:
 
 def _pin(info: dict[str, Any], folder: str, credential: str) -> PinnedFile:
     name = PurePosixPath(str(info["name"])).name
-    return PinnedFile(f"{folder}/{name}", _version(info), int(info["size"] or 0), name, credential=credential)
+    return PinnedFile(f"{folder}/{name}", "", int(info["size"] or 0), name, credential=credential)
 
 
 def _version(info: dict[str, Any]) -> str:

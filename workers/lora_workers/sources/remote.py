@@ -91,11 +91,14 @@ class RemoteSource:
 
     def copy(self, file: PinnedFile, to: str, *, tap: Tap | None = None) -> FileDigest:
         """See `Source.copy`."""
-        with Path(to).open("wb") as target, ChunkDigest(tap) as digest:
-            for chunk in self._store.stream(file):
-                view = memoryview(chunk)
-                digest.update(view)
-                target.write(view)
+        try:
+            with Path(to).open("wb") as target, ChunkDigest(tap) as digest:
+                for chunk in self._store.stream(file):
+                    view = memoryview(chunk)
+                    digest.update(view)
+                    target.write(view)
+        except OSError as error:
+            raise Transient(f"{file.name} cannot be copied: {error.strerror or error}") from error
         copied = digest.result()
         if copied.size_bytes != file.size_bytes:
             raise Transient(f"{file.name}: {copied.size_bytes} bytes came instead of {file.size_bytes}")
@@ -109,7 +112,7 @@ class RemoteSource:
 def rejected(code: Code, subject: str, *, expected: object = "", actual: object = "") -> Rejected:
     """The rejection with one finding of `code`."""
     finding = code.finding(subject, expected=expected, actual=actual)
-    return Rejected(f"{subject}: {finding.message}", findings=(finding,))
+    return Rejected(f"{subject}: {finding.message}", findings=(finding,), remedy=finding.remedy)
 
 
 def changed(file: PinnedFile) -> Rejected:

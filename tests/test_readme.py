@@ -110,5 +110,5 @@ def test_configuration_lists_every_setting() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Every relative link in the README names a file or directory that exists."""
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []

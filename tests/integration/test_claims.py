@@ -176,7 +176,7 @@ def test_deferred_registration_comes_again_and_costs_no_attempt(registry: Regist
 
 def test_deferral_ends_at_the_deadline_in_a_rejection_with_its_reason(registry: Registry) -> None:
     """The last look is at the deadline, however long the pauses have become; then it is rejected as what it is."""
-    registry = registry.with_settings(backoff_first_s=30.0, backoff_max_s=60.0)
+    registry = registry.with_settings(backoff_first_s=300.0, backoff_max_s=300.0)
     (waiting,) = fill(registry, 1)
     late = Deferred("no weights", findings=(MISSING,), deadline_s=0.2)
     (lease,) = registry.claim(Stage.ALLOCATE)

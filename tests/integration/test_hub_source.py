@@ -10,12 +10,24 @@ import pytest
 from huggingface_hub import constants
 
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
-from lora_registry.errors import RateLimited, Transient
+from lora_registry.errors import Configuration, RateLimited, Transient
 from lora_registry.ready_marker import MARKER_FILE, marker_text
+from lora_registry.settings import Settings
 from lora_registry.sources import PinnedSource
+from lora_registry.stages import Stage
 from lora_workers.sources import SourceRouter
+from lora_workers.worker import run_worker
 from tests.helpers.hub_server import HubServer
-from tests.helpers.sources import ADAPTER, CONFIG, WEIGHTS, deferral, make_sources, rejection, unique
+from tests.helpers.sources import (
+    ADAPTER,
+    CONFIG,
+    WEIGHTS,
+    deferral,
+    make_sources,
+    rejection,
+    unique,
+    write_credentials,
+)
 
 
 @pytest.fixture
@@ -152,6 +164,13 @@ def test_rate_limit_is_tried_again_when_the_hub_says(hub: HubServer, sources: So
     assert sources.resolve(repo)
 
 
+def test_worker_does_not_start_with_a_credentials_file_that_is_not_legal(tmp_path: Path) -> None:
+    """Said at the start, not at the first registration."""
+    path = write_credentials(tmp_path, {"default-hub": {"kind": "hub", "token": "t"}}, mode=0o644)
+    with pytest.raises(Configuration, match="CREDENTIALS_FILE"):
+        run_worker(Settings(credentials_file=path), [Stage.RESOLVE])
+
+
 def test_missing_branch_is_rejected_and_a_missing_commit_waits(
     hub: HubServer, sources: SourceRouter, repo: str
 ) -> None:
@@ -251,7 +270,11 @@ def test_the_machines_own_token_is_not_used(
     hub.add_repo(repo, private=True)
     hub.commit_directory(repo, ADAPTER)
     monkeypatch.setenv("HF_TOKEN", str(hub.credential()["token"]))
-    assert rejection(lambda: make_sources(tmp_path, hub_endpoint=hub.endpoint).resolve(repo)).code == "HUB_REPO_HIDDEN"
+    anonymous = make_sources(tmp_path, hub_endpoint=hub.endpoint)
+    assert rejection(lambda: anonymous.resolve(repo)).code == "HUB_REPO_HIDDEN"
+    hub.commit_directory(f"{repo}-public", ADAPTER)
+    assert anonymous.read(anonymous.resolve(f"{repo}-public").config, limit_bytes=100_000) == CONFIG
+    assert {each.token for each in hub.requests} == {""}
     assert make_sources(tmp_path, {"default-hub": hub.credential()}).resolve(repo)
 
 

@@ -79,6 +79,21 @@ def test_object_without_versions_that_changed_is_refused(
     assert rejection(lambda: sources.copy(pinned.weights, str(tmp_path / "copy"))).code == "SOURCE_CHANGED"
 
 
+def test_store_that_ignores_conditions_changes_nothing(
+    s3_server: S3Server, sources: SourceRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of the object that it sends is compared as well."""
+    prefix = unique()
+    for bucket in (VERSIONED, UNVERSIONED):
+        s3_server.put_directory(ADAPTER, f"{bucket}/{prefix}")
+        pinned = sources.resolve(f"s3://{bucket}/{prefix}")
+        s3_server.put(f"{bucket}/{prefix}/{WEIGHTS_FILE}", WEIGHTS[:-1] + b"x")
+        with monkeypatch.context() as patched:
+            patched.setattr("lora_workers.sources.s3._condition", lambda _: {})
+            copy = lambda pinned=pinned: sources.copy(pinned.weights, str(tmp_path / "copy"))  # noqa: E731
+            assert rejection(copy).code == "SOURCE_CHANGED"
+
+
 def test_object_that_changes_while_it_is_copied_is_refused(
     s3_server: S3Server, sources: SourceRouter, tmp_path: Path
 ) -> None:

@@ -117,8 +117,8 @@ class MemorySource:
 
     def __init__(self, *, may_grow_s: float = 0.0, **files: bytes) -> None:
         self.files = files
-        self.may_grow_s = may_grow_s
         self.credentials: list[str] = []
+        self.may_grow_s = may_grow_s
 
     def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """Pin both files."""

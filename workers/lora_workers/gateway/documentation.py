@@ -13,6 +13,8 @@ from fastapi.openapi.utils import get_openapi
 from lora_registry.events import RegistrationRequested
 from lora_workers.gateway.problems import MEDIA_TYPE, RETRY_AFTER_S, Problem
 
+_SIGNED: Final = "/v1/webhooks/"
+"""Who calls these proves it by a signature, not by a token."""
 _REF: Final = "#/components/schemas/{model}"
 _EXAMPLE: Final = {
     "name": "support-bot",
@@ -112,14 +114,14 @@ def _described(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     for path, operations in described["paths"].items():
         for operation in operations.values():
-            _mend(operation, is_open=not path.startswith("/v1/") or path.startswith("/v1/webhooks/"))
+            _mend(operation, is_open=not path.startswith("/v1/") or path.startswith(_SIGNED))
     return described
 
 
 def _mend(operation: dict[str, Any], *, is_open: bool) -> None:
     """FastAPI documents a 422 of its own wherever there are parameters, in a form that we do not send."""
     answer = operation["responses"].get("422")
-    if answer and MEDIA_TYPE not in answer["content"]:
+    if answer and MEDIA_TYPE not in answer.get("content", {}):
         operation["responses"]["422"] = problems(422)[422]
     if not is_open:
         operation["security"] = [{"bearer": []}]

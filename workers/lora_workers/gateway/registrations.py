@@ -91,7 +91,7 @@ async def register(request: Request) -> Response:
 
     2xx means that the event is queued durably, not that the adapter is good: follow the registration for its outcome.
     """
-    # Caller, header and body are not FastAPI's parameters: finding out about those costs a third of a request's time.
+    # Caller, header and body are no parameters of FastAPI's: solving those took a sixth of a request's time.
     services = services_of(request)
     caller = (await caller_of(request)).require(Scope.PUBLISH)
     idempotency_key = _idempotency_key(request)

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
+from huggingface_hub.utils._http import hf_raise_for_status, parse_ratelimit_headers
 
 from lora_registry import source_codes
 from lora_registry.errors import RateLimited, RegistryError, Transient
@@ -235,7 +235,9 @@ def _check_range(response: httpx2.Response, file: PinnedFile, offset: int, lengt
 
 def _retry_after_s(error: HfHubHTTPError) -> float:
     told = error.response.headers.get("Retry-After", "")
-    return float(told) if told.isdigit() else 0.0
+    window = parse_ratelimit_headers(error.response.headers)
+    asked_s = float(told) if told.isdigit() else 0.0
+    return max(asked_s, float(window.reset_in_seconds) if window and not window.remaining else 0.0)
 
 
 class _Verified:

@@ -67,17 +67,24 @@ async def call_all(
     with redis_errors():
         replies = await _run_all(client, name, calls)
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
-            await client.script_load(source(name))
-            replies = await _run_all(client, name, calls)  # a script may run twice, as when a reply is lost
+            # A script may run twice, as when a reply is lost. Most roles may not load one without running it.
+            replies = await _run_all(client, name, calls, is_known=False)
     return [_as_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
 
 async def _run_all(
-    client: redis.asyncio.Redis, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    client: redis.asyncio.Redis,
+    name: str,
+    calls: Sequence[tuple[Sequence[str], Sequence[Argument]]],
+    *,
+    is_known: bool = True,
 ) -> list[Any]:
     async with client.pipeline(transaction=False) as pipe:
-        for keys, args in calls:
-            pipe.evalsha(digest(name), len(keys), *keys, *args)
+        for place, (keys, args) in enumerate(calls):
+            if place == 0 and not is_known:
+                pipe.eval(source(name), len(keys), *keys, *args)
+            else:
+                pipe.evalsha(digest(name), len(keys), *keys, *args)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
         return replies
 

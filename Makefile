@@ -17,6 +17,7 @@ LOCK_VENV := .venv-lock
 # What the benchmark compares with and nothing else needs; apart, because it brings scipy and scikit-learn.
 PEERS_VENV := .venv-peers
 PEERS := adaptersentry==2.0.2
+MLFLOW_VENV := .venv-mlflow
 PINS := pyproject.toml constraints.txt
 
 # What the demo runs, which is everything but torch: the stages judge adapters by their headers, and torch is larger
@@ -71,6 +72,13 @@ $(VENV)/.test: $(VENV)/.created $(PINS)
 	@$(call pip_install,test)
 	@touch $(VENV)/.demo $(VENV)/.all $@
 
+# MLflow brings 90 packages that nothing here imports; a test runs its server.
+$(MLFLOW_VENV)/.installed: tests/mlflow-constraints.txt
+	@echo "==> installing MLflow into $(MLFLOW_VENV) (about a minute)"
+	@"$(PYTHON)" -m venv --clear $(MLFLOW_VENV)
+	@$(MLFLOW_VENV)/bin/python -m pip install --quiet -c tests/mlflow-constraints.txt mlflow
+	@touch $@
+
 install: $(VENV)/.all
 	@echo "==> installed; $(BIN)/lora-registry --help says what there is"
 
@@ -78,7 +86,7 @@ demo: $(VENV)/.demo
 	@echo "==> running the demo"
 	@$(BIN)/lora-registry demo
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(MLFLOW_VENV)/.installed
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
 
@@ -127,6 +135,6 @@ lock:
 
 clean:
 	@echo "==> removing $(VENV), caches and build outputs"
-	@rm -rf $(VENV) $(LOCK_VENV) $(PEERS_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
+	@rm -rf $(VENV) $(LOCK_VENV) $(PEERS_VENV) $(MLFLOW_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find pipeline workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,12 +18,14 @@ hold by its own), named_collections.py, node_verdicts.py (what a node would make
 record keeps for that).
 
 Who may do what: namespaces.py (prefixes of sources, credentials, quotas) and policies.py, which keeps them; tokens.py
-(bearer tokens of the HTTP gateway).
+(bearer tokens of the HTTP gateway). What webhooks ask for waits a quiet moment before it is accepted:
+hook_deliveries.py and hook_events.py.
 
 Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
 for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,
 settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
-all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, file_codes.py, fit_codes.py, engine_codes.py).
+all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, hook_codes.py, file_codes.py, fit_codes.py,
+engine_codes.py).
 
 What nothing refers to any more is marked by marks.py for garbage collection; copies.py makes the copies of adapters
 that training jobs leave for the workers.

@@ -3,6 +3,7 @@
     {lora}:inbox:…      written by publishers (accept), emptied by the dispatcher
     {lora}:ledger:…     work in progress, written by dispatcher and workers
     {lora}:catalog:…    what is published, written by the publish script and by operators
+    {lora}:hooks:…      what webhooks delivered, written by the gateway, emptied by the dispatcher
     {lora}:access:…     who may do what: policies and tokens, written by operators
     {lora}:log:…        announcements, the same messages as on the channels, bounded
     {lora}:nodes:…      what serving nodes say of themselves and acknowledge, written by them alone
@@ -57,6 +58,32 @@ class Keys:
     def numbers(self, adapter: AdapterName) -> str:
         """String: the last version number taken by an event of this adapter, and the offset it was taken under."""
         return f"{self.prefix}:inbox:number:{adapter.qualified}"
+
+    # Hooks
+    @property
+    def pending_origins(self) -> str:
+        """Sorted set: origins with an event that hooks ask for, by when its quiet moment is over."""
+        return f"{self.prefix}:hooks:pending"
+
+    def origin(self, origin: str) -> str:
+        """Hash: the pending event of one origin, and what was accepted from it last."""
+        return f"{self.prefix}:hooks:origin:{origin}"
+
+    def waiting(self, origin: str) -> str:
+        """List: deliveries that wait for the registration of an origin's pending event."""
+        return f"{self.prefix}:hooks:waiting:{origin}"
+
+    def delivery(self, reference: str) -> str:
+        """Hash: one authentic delivery; `reference` is `<hook>:<hash of its id>`."""
+        return f"{self.prefix}:hooks:delivery:{reference}"
+
+    def deliveries(self, hook: str) -> str:
+        """List: references of a hook's latest deliveries, newest first."""
+        return f"{self.prefix}:hooks:history:{hook}"
+
+    def refusals(self, hook: str) -> str:
+        """List: the latest refusals of a hook as JSON, newest first."""
+        return f"{self.prefix}:hooks:refused:{hook}"
 
     # The ledger
     @property

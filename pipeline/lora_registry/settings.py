@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """Where `hf://` leads; a credential may name another endpoint."""
     hub_offline: bool = False
     """Refuse `hf://` sources; HF_HUB_OFFLINE=1 does the same."""
+    mlflow_url: str = ""
+    """MLflow server that says what `mlflow://` sources mean, such as an alias that a webhook announced."""
     incomplete_deadlines_s: Annotated[dict[str, float], NoDecode] = {"file": 0.0, "*": 900.0}
     """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: not at all."""
     marker_required: Annotated[tuple[str, ...], NoDecode] = ()
@@ -104,6 +106,15 @@ class Settings(BaseSettings):
     """The same for each adapter's version numbers."""
     max_lora_rank: Annotated[int, Field(gt=0)] = 512
     """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
+
+    hooks_file: Path | None = None
+    """TOML or JSON file of the webhooks that the gateway takes; None: none."""
+    hook_quiet_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    """How long nothing more must come about one origin before what a hook asks for is registered."""
+    hook_max_body_bytes: Annotated[int, Field(gt=0)] = 2 * 1024 * 1024
+    """Longest body of a delivery. Source: the Hub lists up to 10,000 changed files in one, about 170 bytes each."""
+    hook_history: Annotated[int, Field(gt=0, le=10_000)] = 200
+    """Deliveries kept of each hook, and as many refusals."""
 
     numeric: Literal["auto", "on", "off"] = "auto"
     """Whether validate workers look at the numbers of the weights too, which takes torch. auto: `up` and `demo` do

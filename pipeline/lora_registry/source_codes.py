@@ -105,6 +105,23 @@ HUB_REVISION_MISSING = error(
     "Check the revision; a commit is named by all its 40 digits.",
 )
 
+# Places that an MLflow registry knows
+MLFLOW_UNCONFIGURED = error(
+    "MLFLOW_UNCONFIGURED",
+    "The source is an alias or a version of an MLflow registry, and no registry is configured.",
+    "Have the operator set LORA_REGISTRY_MLFLOW_URL where the workers run.",
+)
+MLFLOW_VERSION_MISSING = error(
+    "MLFLOW_VERSION_MISSING",
+    "The MLflow registry has no such model, alias or version (any more).",
+    "Set the alias in MLflow again; its webhook registers what it then means.",
+)
+MLFLOW_SOURCE_UNREADABLE = error(
+    "MLFLOW_SOURCE_UNREADABLE",
+    "The source of the version can be read through MLflow only.",
+    "Set the tag `lora.path` of the version to where the adapter is, such as s3://bucket/prefix.",
+)
+
 # Object stores and the web
 BUCKET_MISSING = error("BUCKET_MISSING", "There is no such bucket.", "Check its name, and the credential's endpoint.")
 STORE_ACCESS_DENIED = error(

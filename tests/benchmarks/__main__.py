@@ -18,6 +18,7 @@ from tests.benchmarks import (
     pipeline,
     remote,
     structure,
+    webhooks,
 )
 from tests.benchmarks.figures import Figure, document, table
 from tests.benchmarks.stand import Stand, open_stand
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Figure]]] = {
     "catalog_size": catalog_size.run,
     "late_joiner": late_joiner.run,
     "gateway": gateway.run,
+    "webhooks": webhooks.run,
     "structure": structure.run,
     "numeric": numeric.run,
     "remote": remote.run,

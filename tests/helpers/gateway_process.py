@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from subprocess import Popen
 
@@ -22,10 +23,12 @@ class GatewayProcess:
     Args:
         settings: the registry's settings.
         log: file for what it prints.
+        environment: variables besides the settings, such as secrets.
     """
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self._settings = settings
+        self._environment = dict(environment or {})
         self._log = log
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -37,7 +40,9 @@ class GatewayProcess:
         known = self.said().count("listening on")
         command = [sys.executable, "-m", "lora_workers", "gateway", "--host", host, "--port", str(self._port)]
         with self._log.open("ab") as log:
-            self.process = processes.start(command, environment=environment_of(self._settings), log=log)
+            self.process = processes.start(
+                command, environment=environment_of(self._settings) | self._environment, log=log
+            )
         wait_until(lambda: self.said().count("listening on") > known, what="the gateway", every_s=0.01)
         return self.process
 

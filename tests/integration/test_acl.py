@@ -19,6 +19,7 @@ from lora_registry.client import RegistrationClient
 from lora_registry.connection import command, connect
 from lora_registry.engine_profiles import Ruling
 from lora_registry.errors import Configuration
+from lora_registry.hook_deliveries import HookDeliveries
 from lora_registry.inbox import admit
 from lora_registry.kept_traits import parse_traits
 from lora_registry.keys import Keys
@@ -35,6 +36,7 @@ from lora_registry.tokens import Scope, Tokens
 from lora_workers import processes
 from lora_workers.base_models import read_base_profile
 from lora_workers.embedded import EmbeddedValkey
+from tests.helpers import hooks
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
 from tests.helpers.gateway import REGISTRATIONS, running_gateway
 from tests.helpers.nodes import make_info, serve
@@ -273,6 +275,40 @@ def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server
     assert "no permissions" not in said.lower()
 
 
+def test_a_delivery_with_gateway_and_dispatcher_under_their_roles(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer of a hook, and the way from a delivery to a registration, need no more than the roles have."""
+    for name, value in hooks.SECRETS.items():
+        monkeypatch.setenv(name, value)
+    hooks_file = hooks.write_hooks(tmp_path / "hooks.json")
+    settings = make_settings(server.url("gateway"), tmp_path, hooks_file=hooks_file, hook_quiet_s=0.05, hook_history=2)
+    deliveries = HookDeliveries(server.as_role("operator"), settings)
+    running = Processes(server, settings, tmp_path / "processes.log")
+    push = hooks.hub(hooks.hub_push("acme/a", sha="1" * 40))
+    try:
+        running.start("dispatcher", "dispatcher")
+        with running_gateway(settings) as client:
+
+            def verdict(sent: hooks.Sent) -> str:
+                answer = client.post("/v1/webhooks/hub", content=sent.body, headers=dict(sent.headers))
+                return str(answer.json().get("verdict", answer.json().get("code")))
+
+            assert verdict(push) == "queued"
+            wait_until(lambda: deliveries.delivery("hub", "delivery-1").registrations, what="the registration")
+            assert verdict(push) == "duplicate"
+            assert verdict(push.changed(x_webhook_secret="wrong-secret")) == "HOOK_FORGED"
+            assert [verdict(push.changed(webhook_id=each)) for each in "234"] == ["duplicate"] * 3
+            assert verdict(hooks.hub(b"{}", delivery_id="5")) == "ignored"
+        assert running.all_run()
+    finally:
+        running.stop()
+        said = (tmp_path / "processes.log").read_text()
+        print(said)
+    assert "noperm" not in said.lower()
+    assert "no permissions" not in said.lower()
+
+
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("forbidden", NEVER)
 def test_no_role_administers_the_server(server: Server, role: str, forbidden: str) -> None:
@@ -319,6 +355,11 @@ def test_only_dispatcher_and_operator_admit_a_server(server: Server, role: str) 
         ("gateway", ("HGETALL", KEYS.policies), ("HDEL", KEYS.policies, "team")),
         ("gateway", ("HGETALL", KEYS.tokens), ("HSET", KEYS.tokens, "0123456789ab", "{}")),
         ("gateway", ("HGETALL", KEYS.usage("team")), ("HSET", KEYS.usage("team"), "adapters", "0")),
+        ("gateway", ("HSET", KEYS.delivery("hub:1"), "a", "b"), ("XADD", KEYS.log(BASE), "*", "message", "forged")),
+        ("dispatcher", ("ZREM", KEYS.pending_origins, "1"), ("HSET", KEYS.bases, "forged", "{}")),
+        ("publisher", ("XLEN", KEYS.events), ("HSET", KEYS.origin("1"), "event", "{}")),
+        ("worker", ("GET", KEYS.next_id), ("HGETALL", KEYS.delivery("hub:1"))),
+        ("node", ("HGETALL", KEYS.adapters), ("HGETALL", KEYS.delivery("hub:1"))),
         ("gateway", ("SUBSCRIBE", KEYS.state_channel(REGISTRATION)), ("PUBLISH", KEYS.state_channel(REGISTRATION), "")),
         ("worker", ("HGET", KEYS.policies, "team"), ("HGETALL", KEYS.tokens)),
         ("worker", ("HSET", KEYS.usage("team"), "adapters", "1"), ("HSET", KEYS.policies, "team", "{}")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -18,12 +19,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.helpers import hooks
 from tests.helpers.adapters import make_base
 from tests.helpers.gateway import running_gateway
 from tests.helpers.registry import BASE, Registry
 
 EXAMPLES = 40
 """Requests made up for each operation and kind; all together take some seconds."""
+SENDER = {"X-Webhook-Secret": hooks.SECRET}
+"""What lets a made-up body into the hook."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -34,6 +38,7 @@ CHECKS = [
 OPERATIONS = [
     ("POST", "/v1/registrations"),
     ("GET", "/v1/registrations/{registration_id}"),
+    ("POST", "/v1/webhooks/{hook}"),
     ("GET", "/v1/adapters"),
     ("GET", "/v1/adapters/{namespace}/{name}"),
     ("GET", "/v1/adapters/{namespace}/{name}/versions/{version}"),
@@ -61,14 +66,18 @@ class Target:
 
 
 @pytest.fixture
-def target(registry: Registry) -> Iterator[Target]:
-    """A gateway with an adapter and a base model."""
+def target(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+    """A gateway with an adapter, a base model and hooks."""
+    for name, value in hooks.SECRETS.items():
+        monkeypatch.setenv(name, value)
+    with_hooks = registry.settings.model_copy(update={"hooks_file": hooks.write_hooks(tmp_path / "hooks.json")})
     registry.catalog.add_base(make_base(name=BASE))
     registered = registry.register("support-bot", labels={"team": "a"})
     adapter = {"namespace": "default", "name": "support-bot", "version": "1"}
-    with running_gateway(registry.settings) as client:
+    with running_gateway(with_hooks) as client:
         schema = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
         known = {"registrations": {"registration_id": registered.id}, "adapters": adapter, "bases": {"name": BASE}}
+        known["webhooks"] = {"hook": "hub"}
         yield Target(schema, known)
 
 
@@ -97,6 +106,7 @@ def test_every_answer_is_one_that_is_described(target: Target, method: str, path
     def send(case: schemathesis.Case, is_known: bool) -> None:
         if is_known:
             case.path_parameters.update({name: known[name] for name in case.path_parameters if name in known})
+            case.headers.update(SENDER if "hook" in known else {})
         statuses.add(case.call_and_validate(checks=CHECKS, timeout=10).status_code)
 
     send()

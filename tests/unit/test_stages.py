@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +395,25 @@ def test_resolve_looks_at_no_source_that_the_namespace_may_not_use() -> None:
         run_resolve(source, NamespacePolicy(namespace="default", sources=({"prefix": "/adapters/team"},)))  # type: ignore[arg-type]
     assert codes_of(refused.value.findings) == ["SOURCE_NOT_ALLOWED"]
     assert source.credentials == []
+
+
+def test_resolve_asks_another_registry_what_a_name_means() -> None:
+    """The place is read and must be allowed; the name that led there needs no permission of its own."""
+    source = MemorySource(config=b"{}", weights=b"w")
+    allowed: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": URL},)))  # type: ignore[arg-type]
+    asked: list[str] = []
+
+    def locate(name: str) -> str:
+        asked.append(name)
+        return URL
+
+    made = make_lease(Stage.RESOLVE)
+    lease = replace(made, registration=replace(made.registration, source="mlflow://support-bot@champion"))
+    assert resolve(lease, source=source, policies=allowed, locate=locate)
+    assert asked == ["mlflow://support-bot@champion"]
+    elsewhere: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": "s3://other"},)))  # type: ignore[arg-type]
+    with pytest.raises(Rejected):
+        resolve(lease, source=source, policies=elsewhere, locate=locate)
 
 
 def test_resolve_leaves_the_pinned_source() -> None:

@@ -52,8 +52,17 @@ class FsspecCredential(_Credential):
     options: dict[str, SecretStr] = {}
 
 
-Credential = Annotated[HubCredential | S3Credential | FsspecCredential, Field(discriminator="kind")]
-Kind = TypeVar("Kind", HubCredential, S3Credential, FsspecCredential)
+class MlflowCredential(_Credential):
+    """Who asks an MLflow server: a bearer token, or a user with a password."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    token: SecretStr | None = None
+    username: str = ""
+    password: SecretStr | None = None
+
+
+Credential = Annotated[HubCredential | S3Credential | FsspecCredential | MlflowCredential, Field(discriminator="kind")]
+Kind = TypeVar("Kind", HubCredential, S3Credential, FsspecCredential, MlflowCredential)
 
 
 class _File(RootModel[dict[str, Credential]]):
@@ -73,7 +82,7 @@ class Credentials:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._version: tuple[int, int, int] | None = None
-        self._named: dict[str, HubCredential | S3Credential | FsspecCredential] = {}
+        self._named: dict[str, HubCredential | S3Credential | FsspecCredential | MlflowCredential] = {}
         self._read()
 
     def get(self, name: str, kind: type[Kind], *, default: str) -> Kind | None:

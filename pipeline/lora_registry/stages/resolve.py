@@ -6,6 +6,8 @@ relied on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lora_registry import file_codes, source_codes
 from lora_registry.errors import Rejected
 from lora_registry.ledger import Lease
@@ -19,8 +21,19 @@ _MAY_PASS = {file_codes.WEIGHTS_TRUNCATED.code, source_codes.SOURCE_CHANGED.code
 """What a file in the making looks like."""
 
 
-def resolve(lease: Lease, *, source: Source, policies: Policies) -> dict[str, str | int]:
+Locate = Callable[[str], str]
+"""Says where a source really is that another registry has a name for; every other source is there already.
+
+Raises:
+    Rejected: the name means nothing there.
+    Transient: that registry is out of reach.
+"""
+
+
+def resolve(lease: Lease, *, source: Source, policies: Policies, locate: Locate | None = None) -> dict[str, str | int]:
     """Pin the registration's source, with the credential that the namespace's policy gives for it.
+
+    The policy is about the place where the files are, whatever name led there.
 
     Returns:
         `pinned`: the pinned source, for the validate stage.
@@ -31,8 +44,9 @@ def resolve(lease: Lease, *, source: Source, policies: Policies) -> dict[str, st
         Transient: the place, or Redis, is out of reach.
     """
     registration = lease.registration
-    rule = policies.check(registration.adapter, registration.source)
-    pinned = source.resolve(registration.source, credential=rule.credential)
+    url = locate(registration.source) if locate else registration.source
+    rule = policies.check(registration.adapter, url)
+    pinned = source.resolve(url, credential=rule.credential)
     check_pinned(rule, pinned)
     if pinned.may_grow_s:
         _check_whole(pinned, source)

@@ -12,6 +12,7 @@ from lora_workers.gateway import adapters, bases, health, problems, registration
 from lora_workers.gateway.access_log import AccessLog
 from lora_workers.gateway.documentation import document
 from lora_workers.gateway.services import open_services
+from lora_workers.gateway.webhooks import hook_router
 
 
 def create_app(settings: Settings, *, on_loopback: bool = False) -> FastAPI:
@@ -22,7 +23,7 @@ def create_app(settings: Settings, *, on_loopback: bool = False) -> FastAPI:
         on_loopback: whether it listens on loopback only; then, as long as no token exists, everybody may do everything.
 
     Raises:
-        Configuration: the server's URL is not legal.
+        Configuration: the server's URL, the hooks file or a secret that it refers to is not legal.
     """
     services = open_services(settings, on_loopback=on_loopback)
 
@@ -34,7 +35,8 @@ def create_app(settings: Settings, *, on_loopback: bool = False) -> FastAPI:
     app = FastAPI(title="lora-registry", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.state.adapter_index = adapters.AdapterIndex(services.catalog)
-    for router in (registrations.router, adapters.router, bases.router, health.router):
+    webhooks = hook_router(settings, services.client)
+    for router in (registrations.router, webhooks, adapters.router, bases.router, health.router):
         app.include_router(router)
     problems.install(app)
     document(app)

@@ -23,6 +23,7 @@ _EXAMPLE: Final = {
     "labels": {"team": "support"},
 }
 _WHEN: Final = {
+    400: "The body cannot be read.",
     401: "The bearer token is missing, unknown or expired.",
     403: "The token has not the scope or the namespace, or the namespace may not register from this source.",
     404: "There is no such thing.",

@@ -12,16 +12,15 @@ from typer.testing import CliRunner
 from lora_registry.catalog import Catalog
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
-from lora_registry.ledger import Lease
-from lora_registry.names import AdapterName
-from lora_registry.registrations import Registration, load_findings
+from lora_registry.policies import Policies
+from lora_registry.registrations import load_findings
 from lora_registry.stages import Stage
 from lora_registry.stages.resolve import resolve
 from lora_registry.stages.validate import validate
-from lora_workers.artifact_store import LocalArtifactStore
 from lora_workers.base_models import read_base_profile
 from lora_workers.cli.app import app
 from lora_workers.dry_run import DryRun
+from lora_workers.local_artifacts import LocalArtifactStore
 from lora_workers.sources.local import LocalSource
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
 from tests.helpers.registry import BASE, Registry
@@ -52,15 +51,19 @@ def make_base_directory(directory: Path, ids: dict[str, int]) -> Path:
 
 
 def judged_by_the_stage(registry: Registry, adapter: Path, directory: Path) -> tuple[Finding, ...]:
-    """The findings of the validate stage, of a registration that was pinned."""
+    """The findings of the validate stage, of a registration that went through the stages before it."""
     source = LocalSource((adapter.parent,))
-    registration = Registration("reg_1", AdapterName("default", "a"), BASE, source=str(adapter), order=1, fields={})
-    fields = {"pinned": str(resolve(Lease(registration, Stage.RESOLVE, 1, "worker"), source=source)["pinned"])}
-    registration = Registration("reg_1", AdapterName("default", "a"), BASE, source=str(adapter), order=1, fields=fields)
+    registry.submit(source=str(adapter), base_model=BASE)
+    [lease] = registry.advance(Stage.RESOLVE).values()
+    registry.ledger.complete(
+        lease, resolve(lease, source=source, policies=Policies(registry.client, registry.settings))
+    )
+    [lease] = registry.claim(Stage.VALIDATE)
     try:
         left = validate(
-            Lease(registration, Stage.VALIDATE, 1, "worker"),
+            lease,
             catalog=registry.catalog,
+            ledger=registry.ledger,
             source=source,
             store=LocalArtifactStore(directory / "artifacts"),
             max_lora_rank=512,

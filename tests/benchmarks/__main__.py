@@ -8,7 +8,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import catalog_size, fan_out, get_or_allocate, late_joiner, nodes, numeric, pipeline, structure
+from tests.benchmarks import (
+    catalog_size,
+    fan_out,
+    get_or_allocate,
+    late_joiner,
+    nodes,
+    numeric,
+    pipeline,
+    serving,
+    structure,
+)
 from tests.benchmarks.figures import Figure, document, table
 from tests.benchmarks.stand import Stand, open_stand
 
@@ -21,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Figure]]] = {
     "structure": structure.run,
     "numeric": numeric.run,
     "nodes": nodes.run,
+    "serving": serving.run,
 }
 
 

@@ -19,6 +19,10 @@ PEERS_VENV := .venv-peers
 PEERS := adaptersentry==2.0.2
 MLFLOW_VENV := .venv-mlflow
 PINS := pyproject.toml constraints.txt
+# A real vLLM on the CPU, in an environment of its own: its versions are not ours.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_LOCK := tests/vllm/vllm-on-cpu.lock.txt
 
 # What the demo runs, which is everything but torch: the stages judge adapters by their headers, and torch is larger
 # than all the rest together (measured with a warm cache: 40 s and 170 MB without it, 80 s and 1 GB with it; a CUDA
@@ -36,11 +40,12 @@ $(BIN)/python -m pip install -c constraints.txt -e '.[$(1)]' 2>&1 | tee $(VENV)/
 	|| { tail -n 40 $(VENV)/install.log >&2; exit 1; }
 endef
 
-.PHONY: help install demo test fuzz bench lint lock clean demo-data docs-codes
+.PHONY: help install demo test test-vllm fuzz bench lint lock clean demo-data docs-codes
 
 help:
 	@echo "make demo       run the whole path once, on real adapters and a real server"
 	@echo "make test       run all tests"
+	@echo "make test-vllm  run the tests of serving nodes on a real vLLM server (about ten minutes, 3 GB in $(VLLM_VENV))"
 	@echo "make fuzz       change headers and configurations 200,000 times and compare with the real libraries"
 	@echo "make bench      compare with bare Celery, bare Redis, PEFT and adaptersentry"
 	@echo "make install    install everything a user of any part runs, into $(VENV)"
@@ -90,6 +95,23 @@ test: $(VENV)/.test $(MLFLOW_VENV)/.installed
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
 
+# Without dependencies: the lock is the whole closure, less what only breaks here (torchvision and its like).
+# PyPI has no torch with "+cpu" in its version; where no configured index or folder has it, PyTorch's own does.
+$(VLLM_VENV)/.made: $(VLLM_LOCK) tests/vllm/metadata/pyproject.toml pyproject.toml
+	@echo "==> making $(VLLM_VENV) with a vLLM for CPUs (three minutes, 2.5 GB)"
+	@python3.11 -m venv $(VLLM_VENV)
+	@$(VLLM_BIN)/python -m pip install --quiet --upgrade 'setuptools==78.1.1'
+	@torch=$$(grep '^torch==' $(VLLM_LOCK)); $(VLLM_BIN)/python -m pip install --quiet --no-deps "$$torch" || \
+		$(VLLM_BIN)/python -m pip install --quiet --no-deps --index-url https://download.pytorch.org/whl/cpu "$$torch"
+	@$(VLLM_BIN)/python -m pip install --quiet --no-deps -r $(VLLM_LOCK)
+	@$(VLLM_BIN)/python -m pip install --quiet --no-deps --no-build-isolation ./tests/vllm/metadata -e .
+	@rm -rf tests/vllm/metadata/build tests/vllm/metadata/*.egg-info
+	@touch $@
+
+test-vllm: $(VENV)/.test $(VLLM_VENV)/.made
+	@echo "==> running the tests on real vLLM servers"
+	@$(BIN)/python -m pytest tests/vllm
+
 fuzz: $(VENV)/.test
 	@echo "==> changing headers and configurations"
 	@FUZZ_ROUNDS=100000 FUZZ_LOADS=3000 $(BIN)/python -m pytest tests/corpus/test_mutations.py --timeout 3600
@@ -135,6 +157,6 @@ lock:
 
 clean:
 	@echo "==> removing $(VENV), caches and build outputs"
-	@rm -rf $(VENV) $(LOCK_VENV) $(PEERS_VENV) $(MLFLOW_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) $(LOCK_VENV) $(PEERS_VENV) $(MLFLOW_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find pipeline workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

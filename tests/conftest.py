@@ -15,6 +15,15 @@ from tests.helpers.registry import Registry
 from tests.helpers.s3_server import S3Server
 from tests.helpers.servers import GIVEN_URL, client_of, remove_keys, start_server
 
+VLLM_TESTS = Path(__file__).parent / "vllm"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests on real vLLM servers run when they are named: they take an environment of their own (`make test-vllm`)."""
+    if collection_path == VLLM_TESTS and not any("vllm" in argument for argument in config.args):
+        return True
+    return None
+
 
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -25,7 +25,7 @@ Beside the path: leases.py (renewed while work lasts), catalog.py (what is publi
 for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,
 settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
 all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, hook_codes.py, file_codes.py, fit_codes.py,
-engine_codes.py).
+node_codes.py, engine_codes.py).
 
 What nothing refers to any more is marked by marks.py for garbage collection; copies.py makes the copies of adapters
 that training jobs leave for the workers.

@@ -14,9 +14,11 @@ from tests.benchmarks import (
     gateway,
     get_or_allocate,
     late_joiner,
+    nodes,
     numeric,
     pipeline,
     remote,
+    serving,
     structure,
     webhooks,
 )
@@ -34,6 +36,8 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Figure]]] = {
     "structure": structure.run,
     "numeric": numeric.run,
     "remote": remote.run,
+    "nodes": nodes.run,
+    "serving": serving.run,
 }
 
 

@@ -39,6 +39,7 @@ from lora_workers.embedded import EmbeddedValkey
 from tests.helpers import hooks
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
 from tests.helpers.gateway import REGISTRATIONS, running_gateway
+from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
 from tests.helpers.nodes import make_info, serve
 from tests.helpers.registry import BASE
 from tests.helpers.stack import environment_of, make_settings
@@ -216,6 +217,19 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         print(said)
     assert "no permissions" not in said.lower()
     assert "noperm" not in said.lower()
+
+
+def test_a_node_agent_works_under_its_own_role(server: Server, tmp_path: Path) -> None:
+    """The node's role is enough to follow, fetch, acknowledge and leave."""
+    operator = make_settings(server.url("operator"), tmp_path)
+    registry = StoringRegistry(server.as_role("operator"), operator)
+    registry.admit()
+    options = make_options(tmp_path)
+    with running_agent(options, operator.model_copy(update={"redis_url": server.url("node")})):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        assert [node.info.node_id for node in registry.nodes.nodes()] == ["node-1"]
+    assert registry.nodes.nodes() == []
 
 
 def test_node_says_what_it_is_and_does_under_its_own_role(server: Server) -> None:

@@ -15,6 +15,7 @@ from lora_registry.settings import Settings
 from lora_registry.stages import ORDER
 from lora_workers.cli.app import app
 from lora_workers.cli.running import _parse_stages
+from lora_workers.node.options import NodeOptions
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -45,7 +46,7 @@ def parse_command(line: str) -> tuple[str, dict[str, Any]]:
 def test_command_of_each_service_is_one_of_ours(name: str) -> None:
     """A container that the file starts does not end with a usage error."""
     command, _ = parse_command(our_services()[name]["command"])
-    assert command in {"dispatcher", "worker", "gateway"}
+    assert command in {"dispatcher", "worker", "gateway", "node"}
 
 
 def test_a_command_that_is_wrong_would_be_noticed() -> None:
@@ -105,7 +106,26 @@ def test_server_keeps_what_it_acknowledged_and_evicts_nothing() -> None:
 def test_every_variable_is_a_setting(path: Path) -> None:
     """A variable that nobody reads would be a setting that silently does nothing."""
     named = set(re.findall(r"LORA_REGISTRY_([A-Z_]+[A-Z])", path.read_text()))
-    assert named <= {field.upper() for field in Settings.model_fields}
+    of_nodes = {f"NODE_{field.upper()}" for field in NodeOptions.model_fields}
+    assert named <= {field.upper() for field in Settings.model_fields} | of_nodes
+
+
+def test_every_option_of_a_node_is_in_its_page() -> None:
+    """The table of deploy/docs/nodes.md names each variable, and each flag where there is one."""
+    page = (DEPLOY / "docs" / "nodes.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `LORA_REGISTRY_NODE_")]
+    named = [row.split("`")[1].removeprefix("LORA_REGISTRY_NODE_") for row in rows]
+    assert sorted(named) == sorted(field.upper() for field in NodeOptions.model_fields)
+    flags = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[2])}
+    known = {option for param in node_command().params for option in (*param.opts, *param.secondary_opts)}
+    assert flags <= known
+    assert known - flags <= {"--log-level", "--help", "-h"}
+
+
+def node_command() -> Any:
+    """`lora-registry node` as typer knows it."""
+    commands: Any = typer.main.get_command(app)
+    return commands.commands["node"]
 
 
 @pytest.mark.parametrize("path", sorted((DEPLOY / "env").glob("*.example")), ids=lambda path: path.name)

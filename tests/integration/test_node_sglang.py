@@ -1,0 +1,144 @@
+"""The node agent beside (a stand-in for) SGLang: its faults do not get past the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lora_registry.names import AdapterName
+from lora_registry.nodes import NodeState
+from lora_registry.settings import Settings
+from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
+from tests.helpers.registry import Registry
+from tests.helpers.sglang_server import SglangServer, sglang_server
+from tests.helpers.waiting import wait_until
+
+BOT = AdapterName("default", "support-bot")
+
+
+@pytest.fixture
+def registry(settings: Settings, registry: Registry) -> StoringRegistry:
+    """A registry whose versions have artifacts."""
+    return StoringRegistry(registry.client, settings)
+
+
+@pytest.fixture
+def engine() -> Iterator[SglangServer]:
+    """A running stand-in."""
+    with sglang_server() as server:
+        yield server
+
+
+def ask(engine: SglangServer, name: str) -> httpx.Response:
+    """What a client sends."""
+    return httpx.post(f"{engine.url}/generate", json={"lora_path": name, "text": "hello"})
+
+
+def test_a_version_answers_and_the_node_tells_what_the_engine_tells(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """Version and largest rank come from the engine; the answer is the adapter's."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    with running_agent(options, settings):
+        record = registry.publish_version(content="hello")
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        assert ask(engine, record.served_name).json()["text"] == "/hello"
+        (node,) = registry.nodes.nodes()
+        assert (node.info.engine, node.info.engine_version, node.info.max_lora_rank) == ("sglang", "0.5.23", 16)
+
+
+def test_an_adapter_that_came_back_by_a_late_request_is_unloaded_again(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """SGLang loads an unloaded name again when it is asked for; the node notices and unloads it once more."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    with running_agent(options, settings):
+        old = registry.publish_version(content="old")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        new = registry.publish_version(content="new")
+        registry.wait_for(old.served_name, NodeState.FETCHED)
+        assert ask(engine, old.served_name).json()["text"] == "/old"
+        assert engine.loaded.keys() == {old.served_name, new.served_name}
+        wait_until(lambda: engine.loaded.keys() == {new.served_name}, what="the old one gone again")
+
+
+def test_a_load_that_failed_halfway_is_cleared_and_tried_again(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """ "Incomplete unload" blocks a name until somebody unloads it: the driver does."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url, retry_refused_s=0.2)
+    engine.fail_halfway.add("support-bot.v1")
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_a_refusal_is_said_in_the_engines_words_and_not_repeated_at_once(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """A 400 of a healthy engine is the adapter's fault: one load, one acknowledgement, no hammering."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    with running_agent(options, settings):
+        good = registry.publish_version("good", content="good")
+        registry.wait_for(good.served_name, NodeState.ROUTABLE)
+        engine.max_lora_rank = 4  # told 16 before: the engine knows better than what it tells
+        record = registry.publish_version()
+        ack = registry.wait_for(record.served_name, NodeState.FAILED)
+        assert ack.code == "NODE_ENGINE_REFUSED"
+        assert "with rank 8 is incompatible" in ack.reason
+        loads = engine.calls.count("/load_lora_adapter")
+        other = registry.publish_version("other", content="other")
+        registry.wait_for(other.served_name, NodeState.FAILED)
+        assert engine.calls.count("/load_lora_adapter") == loads + 1
+
+
+def test_an_unhealthy_engine_is_waited_for(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """A load that fails while `/health` does is the engine's fault: it is tried again soon."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    engine.healthy = False
+    engine.fail_halfway.add("support-bot.v1")
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        ack = registry.wait_for(record.served_name, NodeState.FAILED)
+        assert ack.code == "NODE_ENGINE_UNREACHABLE"
+        engine.halfway.clear()
+        engine.healthy = True
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_a_restarted_engine_gets_its_adapters_back(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """It forgot all of them, and lists them again soon after."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        engine.restart()
+        wait_until(lambda: record.served_name in engine.loaded, what="the adapter back")
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_an_engine_that_is_away_is_said_and_fetching_goes_on(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """What was routable has failed until the engine is back; what is published meanwhile is fetched already."""
+    with sglang_server() as engine:
+        options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+        with running_agent(options, settings):
+            record = registry.publish_version()
+            registry.wait_for(record.served_name, NodeState.ROUTABLE)
+            engine.away = True
+            ack = registry.wait_for(record.served_name, NodeState.FAILED)
+            assert ack.code == "NODE_ENGINE_UNREACHABLE"
+            other = registry.publish_version("other", content="other")
+            registry.wait_for(other.served_name, NodeState.FETCHED)
+            engine.restart()
+            engine.away = False
+            for name in (record.served_name, other.served_name):
+                registry.wait_for(name, NodeState.ROUTABLE)

@@ -1,0 +1,216 @@
+"""The node's cache: whole or not at all, verified, resumed, mended in place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.helpers.node_stand import damage, keep_artifact
+from tests.unit.test_node_plan import make_record
+
+from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest
+from lora_registry.errors import Transient
+from lora_workers.local_artifacts import LocalArtifactStore
+from lora_workers.node.cache import Cache
+from lora_workers.node.failures import NodeFailure
+
+
+class FlakyOrigin:
+    """An artifact store whose connection breaks off.
+
+    Args:
+        store: where the bytes are.
+        breaks_after: bytes after which a read of the weights fails, once for each.
+    """
+
+    def __init__(self, store: LocalArtifactStore, *breaks_after: int) -> None:
+        self._store = store
+        self._breaks = list(breaks_after)
+        self.offsets: list[int] = []
+
+    def manifest(self, digest: str) -> Manifest:
+        """What the artifact consists of."""
+        return self._store.manifest(digest)
+
+    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+        """Byte by byte, as a bad line would."""
+        if name == WEIGHTS_FILE:
+            self.offsets.append(offset)
+        left = self._breaks.pop(0) if self._breaks and name == WEIGHTS_FILE else None
+        for chunk in self._store.read(digest, name, offset=offset):
+            for byte in chunk:
+                if left == 0:
+                    raise Transient("the line broke")
+                left = None if left is None else left - 1
+                yield bytes([byte])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalArtifactStore:
+    """An artifact store."""
+    return LocalArtifactStore(tmp_path / "store")
+
+
+def test_a_fetched_artifact_is_whole_read_only_and_readable_for_all(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """Three files with the validated bytes, at the path of their digest; staging is empty."""
+    digest = keep_artifact(store, "weights")
+    cache = Cache(tmp_path / "cache")
+    assert not cache.has(digest)
+    path = cache.fetch(digest, store)
+    assert path == cache.path(digest) == tmp_path / "cache" / "sha256" / digest.removeprefix("sha256:")
+    assert {file.name for file in path.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
+    assert (path / WEIGHTS_FILE).read_bytes() == b"weights"
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o444}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o555
+    assert cache.has(digest)
+    assert not [each for each in (tmp_path / "cache" / "staging").iterdir() if each.is_dir()]
+
+
+def test_a_fetch_that_broke_off_goes_on_from_there(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """Another try, of another process even, asks for the rest only."""
+    digest = keep_artifact(store, "a longer weight")
+    origin = FlakyOrigin(store, 4, 3)
+    for _ in range(2):
+        with pytest.raises(NodeFailure) as failed:
+            Cache(tmp_path / "cache").fetch(digest, origin)
+        assert (failed.value.code, failed.value.may_pass) == ("NODE_FETCH_FAILED", True)
+    path = Cache(tmp_path / "cache").fetch(digest, origin)
+    assert origin.offsets == [0, 4, 7]
+    assert (path / WEIGHTS_FILE).read_bytes() == b"a longer weight"
+
+
+def test_a_wrong_beginning_is_thrown_away(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """What an earlier try left is only trusted with its digest."""
+    digest = keep_artifact(store, "weights")
+    staging = tmp_path / "cache" / "staging" / digest.removeprefix("sha256:")
+    for left in (b"WEI", b"more than there is"):
+        staging.mkdir(parents=True, exist_ok=True)
+        (staging / WEIGHTS_FILE).write_bytes(left)
+        cache = Cache(tmp_path / "cache")
+        assert (cache.fetch(digest, store) / WEIGHTS_FILE).read_bytes() == b"weights"
+        damage(cache.path(digest), {WEIGHTS_FILE: b"broken"})  # so that the next round fetches again
+
+
+def test_other_bytes_than_validated_are_never_kept(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """A store that lies is found out."""
+    digest = keep_artifact(store, "weights")
+
+    class Liar(FlakyOrigin):
+        def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+            yield b"weighty" if name == WEIGHTS_FILE else b'{"r":8}'
+
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(NodeFailure) as failed:
+        cache.fetch(digest, Liar(store))
+    assert failed.value.code == "NODE_BYTES_DIFFER"
+    assert not cache.path(digest).exists()
+
+
+@pytest.mark.parametrize(
+    "damaged", [{WEIGHTS_FILE: b"wEights"}, {WEIGHTS_FILE: b""}, {CONFIG_FILE: b"{}"}, {MANIFEST_FILE: b"{}"}]
+)
+def test_damage_is_found_and_mended_at_the_same_path(
+    store: LocalArtifactStore, tmp_path: Path, damaged: dict[str, bytes]
+) -> None:
+    """Each file is replaced by a rename: whoever opens it finds the old or the right one, never none."""
+    digest = keep_artifact(store, "weights")
+    cache = Cache(tmp_path / "cache")
+    path = cache.fetch(digest, store)
+    inode = path.stat().st_ino
+    damage(path, damaged)
+    assert not cache.has(digest)
+    assert cache.fetch(digest, store).stat().st_ino == inode
+    assert (path / WEIGHTS_FILE).read_bytes() == b"weights"
+    assert cache.has(digest)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o555
+
+
+def test_a_missing_file_is_damage(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """Somebody tidied up."""
+    digest = keep_artifact(store, "weights")
+    cache = Cache(tmp_path / "cache")
+    path = cache.fetch(digest, store)
+    path.chmod(0o755)
+    (path / WEIGHTS_FILE).unlink()
+    assert not cache.has(digest)
+    assert (cache.fetch(digest, store) / WEIGHTS_FILE).read_bytes() == b"weights"
+
+
+def test_another_process_verifies_before_it_trusts(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """`has` is about this process: at its start nothing is taken for granted, and nothing is fetched twice."""
+    digest = keep_artifact(store, "weights")
+    Cache(tmp_path / "cache").fetch(digest, store)
+    origin = FlakyOrigin(store)
+    second = Cache(tmp_path / "cache")
+    assert not second.has(digest)
+    second.fetch(digest, origin)
+    assert second.has(digest)
+    assert origin.offsets == []
+
+
+def test_room_is_made_by_what_was_not_used_for_longest(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """What is to be kept stays, however old; if nothing else is left, the cache is full."""
+    digests = [keep_artifact(store, letter * 40) for letter in "abc"]
+    cache = Cache(tmp_path / "cache", max_bytes=600)
+    for number, digest in enumerate(digests[:2]):
+        os.utime(cache.fetch(digest, store), (number, number))
+    cache.fetch(digests[2], store, keep=lambda: {digests[0]})
+    assert cache.digests() == {digests[0], digests[2]}
+    with pytest.raises(NodeFailure) as failed:
+        cache.fetch(digests[1], store, keep=lambda: {digests[0], digests[2]})
+    assert (failed.value.code, failed.value.may_pass) == ("NODE_CACHE_FULL", True)
+    assert cache.digests() == {digests[0], digests[2]}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "NODE_CACHE_FULL"), (errno.EROFS, "NODE_CACHE_UNUSABLE"), (errno.EACCES, "NODE_CACHE_UNUSABLE")],
+)
+def test_a_disk_that_takes_nothing_is_a_failure_that_may_pass(
+    store: LocalArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    """The code tells a full disk from one that may not be written."""
+    digest = keep_artifact(store, "weights")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/cache/x")
+
+    monkeypatch.setattr("lora_workers.node.cache._sync", refuse)
+    with pytest.raises(NodeFailure, match=r"cache: .*: /cache/x") as failed:
+        Cache(tmp_path / "cache").fetch(digest, store)
+    assert (failed.value.code, failed.value.may_pass) == (code, True)
+
+
+def test_a_file_where_the_cache_should_be(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """Said, and no traceback."""
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(NodeFailure) as failed:
+        Cache(tmp_path / "cache").fetch(keep_artifact(store, "weights"), store)
+    assert failed.value.code == "NODE_CACHE_UNUSABLE"
+
+
+def test_names_are_remembered_and_forgotten(tmp_path: Path) -> None:
+    """A note for each served name; a broken one is no note."""
+    cache = Cache(tmp_path / "cache")
+    record = make_record()
+    assert cache.recall(record.served_name) is None
+    cache.remember(record)
+    cache.remember(record)
+    assert cache.recall(record.served_name) == record
+    note = tmp_path / "cache" / "served" / f"{record.served_name}.json"
+    note.chmod(0o644)
+    note.write_text("{")
+    assert cache.recall(record.served_name) is None
+    cache.forget(record.served_name)
+    cache.forget(record.served_name)
+    assert not note.exists()
+
+
+def test_what_is_no_digest_has_no_path(tmp_path: Path) -> None:
+    """Nothing from outside becomes part of a path unchecked."""
+    with pytest.raises(ValueError, match="no digest"):
+        Cache(tmp_path).path("sha256:../../etc")

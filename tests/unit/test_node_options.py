@@ -1,0 +1,70 @@
+"""Options of a node: flags over environment, legal values, and no secret in sight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lora_registry.errors import Configuration
+from lora_workers.cli.app import app
+from lora_workers.node.options import load_options, node_id_for
+
+
+def test_flags_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both may be used together, as in a container."""
+    monkeypatch.setenv("LORA_REGISTRY_NODE_BASE", "tiny-llama")
+    monkeypatch.setenv("LORA_REGISTRY_NODE_DRAIN_S", "5")
+    options = load_options(drain_s=7.0, cache=None)
+    assert (options.base, options.drain_s, options.cache) == ("tiny-llama", 7.0, Path("lora-registry-node"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({}, "BASE"),
+        ({"base": "no base!"}, "BASE"),
+        ({"base": "b", "slots": -1}, "SLOTS"),
+        ({"base": "b", "max_cache_gb": 0}, "MAX_CACHE_GB"),
+        ({"base": "b", "node_id": "a b"}, "NODE_ID"),
+    ],
+)
+def test_a_wrong_option_is_named(fields: dict[str, object], named: str) -> None:
+    """One line, with the variable that it could be given as."""
+    with pytest.raises(Configuration, match=f"LORA_REGISTRY_NODE_{named}: "):
+        load_options(**fields)
+
+
+def test_the_engines_key_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither printed nor dumped."""
+    monkeypatch.setenv("LORA_REGISTRY_NODE_ENGINE_API_KEY", "sk-very-secret")
+    options = load_options(base="b")
+    assert options.engine_api_key.get_secret_value() == "sk-very-secret"
+    assert "sk-very-secret" not in f"{options!r} {options} {options.model_dump()} {options.model_dump_json()}"
+
+
+def test_two_engines_on_one_host_are_two_nodes() -> None:
+    """The default name tells them apart, and a restart keeps it."""
+    assert node_id_for("http://127.0.0.1:8000") != node_id_for("http://127.0.0.1:8001/")
+    assert node_id_for("http://127.0.0.1:8000").endswith("-8000")
+    assert node_id_for("/srv/adapters").endswith("-adapters")
+    assert load_options(base="b", engine_url="http://x:8001").node_id.endswith("-8001")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--base", "b", "--engine", "tgi"], "there are drivers for directory, sglang, vllm"),
+        (["--base", "b", "--engine-url", "localhost"], "does not begin with http"),
+        (["--base", "b", "--profile", "/no/such/profile.json"], "engine profile /no/such/profile.json"),
+        (["--base", "b", "--select", "=x"], "is no term of a selector"),
+        ([], "LORA_REGISTRY_NODE_BASE"),
+    ],
+)
+def test_a_wrong_command_line_ends_in_one_line(arguments: list[str], says: str) -> None:
+    """Before anything is connected; exit code 2, or 1 for a selector that is none."""
+    result = CliRunner().invoke(app, ["node", *arguments])
+    assert result.exit_code in (1, 2), result.output
+    assert says in " ".join(result.output.split())
+    assert "Traceback" not in result.output

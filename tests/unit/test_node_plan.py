@@ -1,0 +1,181 @@
+"""What a node does next, from what is wanted and what is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_registry.catalog import VersionRecord
+from lora_registry.nodes import NodeState
+from lora_registry.selection import Wanted
+from lora_workers.node.plan import (
+    Confirm,
+    Fetch,
+    Leave,
+    Load,
+    Refuse,
+    Return,
+    Say,
+    Situation,
+    Unload,
+    next_look_s,
+    plan,
+)
+from lora_workers.node.wishes import Wish, wishes_of
+
+
+def make_record(version: int = 1, *, name: str = "bot") -> VersionRecord:
+    """A published version; its digest is written like its served name."""
+    return VersionRecord(
+        namespace="default",
+        name=name,
+        version=version,
+        lora_int_id=version,
+        served_name=f"{name}.v{version}",
+        base_model="tiny-llama",
+        base_revision="main",
+        digest=f"sha256:{name}.v{version}",
+        rank=8,
+        size_bytes=1,
+        source="/x",
+        registration_id="r",
+    )
+
+
+V1, V2 = make_record(1), make_record(2)
+
+
+def make_situation(*records: VersionRecord, **fields: Any) -> Situation:
+    """A situation in which these versions are wanted and verified in the cache."""
+    usual: dict[str, Any] = {
+        "wishes": tuple(Wish(record) for record in records),
+        "published": frozenset({"bot.v1", "bot.v2"}),
+        "listed": {},
+        "ready": frozenset(record.digest for record in records),
+        "path_of": lambda digest: f"/cache/{digest}",
+        "is_ours": lambda name, path: path is None or path.startswith("/cache/"),
+        "now": 100.0,
+        "drain_s": 10.0,
+        "longest_drain_s": 60.0,
+    }
+    return Situation(**(usual | fields))
+
+
+def path_of(record: VersionRecord) -> str:
+    """Where the artifact lies."""
+    return f"/cache/{record.digest}"
+
+
+def test_what_is_missing_is_fetched_once() -> None:
+    """A fetch on its way is not begun again."""
+    assert plan(make_situation(V1, ready=frozenset())) == [Fetch(V1)]
+    assert plan(make_situation(V1, ready=frozenset(), fetching=frozenset({V1.digest}))) == []
+
+
+def test_what_is_there_is_loaded_then_confirmed_then_left_alone() -> None:
+    """Three looks bring a version to answer, and the fourth finds nothing to do."""
+    assert plan(make_situation(V1)) == [Load(V1, path_of(V1))]
+    listed = {"bot.v1": path_of(V1)}
+    assert plan(make_situation(V1, listed=listed)) == [Confirm(V1, path_of(V1))]
+    assert plan(make_situation(V1, listed=listed, confirmed=frozenset({"bot.v1"}))) == []
+
+
+def test_fetches_begin_before_loads() -> None:
+    """A load may take long, and a fetch runs beside it."""
+    assert plan(make_situation(V1, V2, ready=frozenset({V1.digest}))) == [Fetch(V2), Load(V1, path_of(V1))]
+
+
+def test_a_damaged_file_of_a_loaded_adapter_is_fetched_again_without_an_unload() -> None:
+    """Its path stays, and nobody who asks for it notices."""
+    situation = make_situation(V1, listed={"bot.v1": path_of(V1)}, ready=frozenset(), confirmed=frozenset({"bot.v1"}))
+    assert plan(situation) == [Fetch(V1)]
+
+
+def test_the_old_version_goes_after_its_drain_time() -> None:
+    """First it is noticed, then waited for, then unloaded; the new one is loaded before."""
+    listed = {"bot.v1": path_of(V1)}
+    assert plan(make_situation(V2, listed=listed)) == [Load(V2, path_of(V2)), Leave("bot.v1")]
+    done = {"listed": listed | {"bot.v2": path_of(V2)}, "confirmed": frozenset({"bot.v2"})}
+    assert plan(make_situation(V2, leaving={"bot.v1": 95.0}, **done)) == []
+    assert plan(make_situation(V2, leaving={"bot.v1": 90.0}, **done)) == [Unload("bot.v1")]
+
+
+def test_what_requests_run_on_is_not_unloaded_but_not_kept_for_ever() -> None:
+    """An endless request holds an adapter for the longest drain time and no longer."""
+    listed = {"bot.v1": path_of(V1)}
+    busy = frozenset({"bot.v1"})
+    assert plan(make_situation(listed=listed, leaving={"bot.v1": 60.0}, busy=busy)) == []
+    assert plan(make_situation(listed=listed, leaving={"bot.v1": 40.0}, busy=busy)) == [Unload("bot.v1")]
+
+
+def test_what_is_wanted_again_returns_without_an_unload() -> None:
+    """A rollback within the drain time costs nothing."""
+    listed = {"bot.v1": path_of(V1)}
+    situation = make_situation(V1, listed=listed, leaving={"bot.v1": 1.0}, confirmed=frozenset({"bot.v1"}))
+    assert plan(situation) == [Return("bot.v1")]
+
+
+def test_a_name_on_which_requests_still_run_is_not_loaded_a_second_time() -> None:
+    """vLLM dies of one name with two numbers in a batch: unloaded, running, and loaded again."""
+    assert plan(make_situation(V1, busy=frozenset({"bot.v1"}))) == []
+
+
+def test_another_path_under_the_name_is_unloaded_first() -> None:
+    """After the cache was moved: never in place."""
+    assert plan(make_situation(V1, listed={"bot.v1": "/cache/elsewhere"})) == [Unload("bot.v1")]
+
+
+def test_an_engine_that_tells_no_paths_is_believed() -> None:
+    """Its names are all there is."""
+    assert plan(make_situation(V1, listed={"bot.v1": None})) == [Confirm(V1, path_of(V1))]
+
+
+def test_what_others_loaded_stays() -> None:
+    """Only what lies in this cache is the node's."""
+    assert plan(make_situation(listed={"bot.v1": "/home/somebody"})) == []
+
+
+def test_what_failed_rests_until_its_time() -> None:
+    """No hammering; then it is tried again."""
+    assert plan(make_situation(V1, resting={"bot.v1": 101.0})) == []
+    assert plan(make_situation(V1, resting={"bot.v1": 99.0})) == [Load(V1, path_of(V1))]
+
+
+def test_what_the_engine_would_not_serve_is_neither_fetched_nor_kept() -> None:
+    """It is skipped; if it is loaded (the engine was replaced by another kind), it goes."""
+    refused = frozenset({"bot.v1"})
+    assert plan(make_situation(V1, ready=frozenset(), refused=refused)) == [Refuse(V1)]
+    listed = {"bot.v1": path_of(V1)}
+    assert plan(make_situation(V1, listed=listed, refused=refused)) == [Refuse(V1), Leave("bot.v1")]
+
+
+def test_what_is_not_for_the_engine_now_waits_in_the_cache() -> None:
+    """A lazy node, or one without a free slot, has it at hand."""
+    situation = make_situation(wishes=(Wish(V1, eager=False),), ready=frozenset({V1.digest}))
+    assert plan(situation) == [Say("bot.v1", NodeState.RESOLVABLE)]
+
+
+def test_a_retired_version_is_said_to_be_gone_when_it_is() -> None:
+    """Not while the engine lists it."""
+    fields: dict[str, Any] = {"published": frozenset(), "known": frozenset({"bot.v1"})}
+    assert plan(make_situation(**fields)) == [Say("bot.v1", NodeState.RETIRED)]
+    leaving = make_situation(listed={"bot.v1": path_of(V1)}, leaving={"bot.v1": 95.0}, **fields)
+    assert plan(leaving) == []
+
+
+def test_the_next_look_is_when_something_is_due() -> None:
+    """The end of a rest or of a drain time, whichever is first; rests of what nobody wants do not count."""
+    assert next_look_s(make_situation(V1)) is None
+    assert next_look_s(make_situation(V1, resting={"bot.v1": 103.0, "gone.v1": 101.0})) == 3.0
+    assert next_look_s(make_situation(leaving={"bot.v1": 95.0}, resting={})) == 5.0
+    assert next_look_s(make_situation(leaving={"bot.v1": 5.0})) == 0.0
+
+
+def test_slots_go_to_what_was_directed_then_to_what_is_loaded_then_to_the_newest() -> None:
+    """Nothing is swapped to and fro; what an operator tries out comes first; what is refused takes no slot."""
+    records = [make_record(number, name=f"bot{number}") for number in range(1, 6)]
+    wanted = [Wanted(record, directed=record.name == "bot2") for record in records]
+    wishes = wishes_of(wanted, eager=True, slots=3, held={"bot1.v1"}, refused={"bot5.v5"})
+    assert [wish.name for wish in wishes if wish.eager] == ["bot2.v2", "bot1.v1", "bot4.v4"]
+    assert [wish.name for wish in wishes if not wish.eager] == ["bot3.v3", "bot5.v5"]
+    assert all(wish.eager for wish in wishes_of(wanted, eager=True, slots=0))
+    assert not any(wish.eager for wish in wishes_of(wanted, eager=False, slots=0))

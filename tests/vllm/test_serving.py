@@ -1,0 +1,185 @@
+"""From a training job to two vLLM servers that answer with the adapter, and what happens to it later."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lora_registry.artifacts import WEIGHTS_FILE
+from lora_registry.lifecycle import Lifecycle
+from lora_registry.names import AdapterName
+from lora_registry.nodes import NodeState
+from tests.helpers.node_stand import damage
+from tests.helpers.waiting import wait_until
+from tests.vllm.asking import (
+    TOKENS,
+    check_answer,
+    publish,
+    wait_for_ack,
+    wait_for_version,
+)
+from tests.vllm.conftest import Stand
+from tests.vllm.models import LONG_PROMPT, PROMPT, Reference, train_adapter, vary
+from tests.vllm.server import VLLM
+from tests.vllm.traffic import traffic
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter and what PEFT answers with it."""
+
+    path: Path
+    reference: Reference
+
+
+@pytest.fixture(scope="session")
+def trained(stand: Stand) -> dict[str, Trained]:
+    """Adapters by the word that they were trained to say."""
+    return {word: train(stand, word) for word in ("bravo", "charlie", "delta")}
+
+
+def train(stand: Stand, word: str) -> Trained:
+    """Train an adapter."""
+    path = train_adapter(stand.base, stand.stack.sources / word, word)
+    return Trained(path, Reference(stand.base, path))
+
+
+def lifecycle(stand: Stand) -> Lifecycle:
+    """What an operator changes the catalog with."""
+    return Lifecycle(stand.stack.registry.client, stand.stack.settings)
+
+
+def test_what_is_trained_answers_on_both_nodes(stand: Stand, trained: dict[str, Trained]) -> None:
+    """Log-probabilities are PEFT's within 0.01, through the agent's node and through the plug-in's."""
+    bravo = trained["bravo"]
+    served_name = publish(stand, "first-bot", bravo.path)
+    wait_for_ack(stand, served_name, NodeState.ROUTABLE)
+    check_answer(stand.bare, served_name, bravo.reference)
+    check_answer(stand.resolving, served_name, bravo.reference)
+    wait_until(lambda: "first-bot" in stand.resolving.listed(), what="the alias in the list of models")
+    response = check_answer(stand.resolving, "first-bot", bravo.reference)
+    assert response.headers["x-lora-served-name"] == served_name
+    assert response.json()["model"] == served_name
+    check_answer(stand.resolving, "base", Reference(stand.base, None))
+    assert "Failed to load plugin" not in stand.resolving.log.read_text()
+
+
+def test_a_retrained_version_under_traffic(stand: Stand, trained: dict[str, Trained]) -> None:
+    """Every answer is wholly the old version's or wholly the new one's, none fails, and long prompts are right, too:
+    with two places for three adapters, so that the engine evicts and reads files again all the while."""
+    adapters = {"live-bot.v1": trained["charlie"], "live-bot.v2": trained["delta"], "first-bot.v1": trained["bravo"]}
+    prompts = (PROMPT, LONG_PROMPT)
+    expected = {
+        (name, prompt): adapter.reference.answer(prompt, tokens=TOKENS)[0]
+        for name, adapter in adapters.items()
+        for prompt in prompts
+    }
+    assert len(set(expected.values())) > len(prompts)  # the adapters do differ
+    assert publish(stand, "live-bot", trained["charlie"].path) == "live-bot.v1"
+    wait_for_version(stand.resolving, "live-bot", "live-bot.v1")
+    with traffic(stand.resolving, ("live-bot", "first-bot"), prompts) as seen:
+        seen.wait_for("live-bot", "live-bot.v1", count=10)
+        assert publish(stand, "live-bot", trained["delta"].path) == "live-bot.v2"
+        seen.wait_for("live-bot", "live-bot.v2", count=20)
+        wait_until(lambda: "live-bot.v1" not in stand.resolving.listed(), what="the old version unloaded")
+        count = len(seen.answers)
+        wait_until(lambda: len(seen.answers) > count + 10, what="answers after that")
+    for each in seen.answers:
+        assert each.status == 200, each
+        assert each.text == expected[each.served_name, each.prompt], each
+    live = [each.served_name for each in sorted(seen.answers, key=lambda each: each.at) if each.alias == "live-bot"]
+    assert set(live) == {"live-bot.v1", "live-bot.v2"}
+    check_answer(stand.resolving, "live-bot", trained["delta"].reference, prompt=LONG_PROMPT)
+
+
+def test_a_rollback_and_a_retirement_reach_both_nodes(stand: Stand, trained: dict[str, Trained]) -> None:
+    """The alias answers with the old version again; what is retired is gone from both engines."""
+    adapter = AdapterName("default", "live-bot")
+    wait_for_ack(stand, "live-bot.v2", NodeState.ROUTABLE)
+    lifecycle(stand).rollback(adapter, "live-bot")
+    wait_for_version(stand.resolving, "live-bot", "live-bot.v1")
+    check_answer(stand.resolving, "live-bot", trained["charlie"].reference)
+    wait_for_ack(stand, "live-bot.v1", NodeState.ROUTABLE)
+    check_answer(stand.bare, "live-bot.v1", trained["charlie"].reference, prompt=LONG_PROMPT)
+
+    lifecycle(stand).retire_version(adapter, 2)
+    wait_for_ack(stand, "live-bot.v2", NodeState.RETIRED)
+    assert "live-bot.v2" not in stand.bare.listed()
+    wait_until(lambda: "live-bot.v2" not in stand.resolving.listed(), what="unloaded by the middleware")
+    assert stand.resolving.complete("live-bot.v2", PROMPT).status_code == 404
+    assert stand.bare.complete("live-bot.v2", PROMPT).status_code == 404
+
+
+def test_a_node_that_was_down_during_ten_changes(stand: Stand, trained: dict[str, Trained]) -> None:
+    """The agent was away for ten versions: it loads the last one and unloads what it left."""
+    variants = [vary(trained["bravo"].path, stand.stack.sources / f"busy-{n}", n) for n in range(1, 12)]
+    first = publish(stand, "busy-bot", variants[0])
+    wait_for_ack(stand, first, NodeState.ROUTABLE)
+    stand.agent.stop()
+    last = [publish(stand, "busy-bot", variant) for variant in variants[1:]][-1]
+    assert last == "busy-bot.v11"
+    assert last not in stand.bare.listed()
+    stand.agent.start()
+    wait_for_ack(stand, last, NodeState.ROUTABLE)
+    check_answer(stand.bare, last, Reference(stand.base, variants[-1]))
+    wait_until(lambda: first not in stand.bare.listed(), what="the first one unloaded", timeout_s=60)
+
+
+def test_a_damaged_cache_is_mended_under_a_running_engine(stand: Stand, trained: dict[str, Trained]) -> None:
+    """Somebody overwrote the weights of a loaded adapter: the agent puts them right before the engine reads again."""
+    weights = Path(stand.bare.listed()["first-bot.v1"]) / WEIGHTS_FILE
+    right = weights.read_bytes()
+    damage(weights.parent, {WEIGHTS_FILE: b"not what was validated"})
+    wait_until(lambda: weights.read_bytes() == right, what="the right bytes", timeout_s=30)
+    check_answer(stand.bare, "first-bot.v1", trained["bravo"].reference)
+
+
+def test_redis_away(stand: Stand, trained: dict[str, Trained]) -> None:
+    """What is loaded goes on serving, the plug-in answers for names it knows, and the agent catches up afterwards."""
+    stand.valkey.stop()
+    try:
+        check_answer(stand.bare, "first-bot.v1", trained["bravo"].reference)
+        check_answer(stand.resolving, "first-bot", trained["bravo"].reference)
+        unloaded = stand.resolving.http.post("/v1/unload_lora_adapter", json={"lora_name": "first-bot.v1"})
+        assert unloaded.status_code == 200
+        check_answer(stand.resolving, "first-bot", trained["bravo"].reference)  # resolved again, from the cache
+        assert stand.resolving.complete("never-heard-of.v1", PROMPT).status_code == 404
+    finally:
+        stand.valkey.start()
+    stand.stack.wait_until(lambda: stand.stack.registry.client.ping(), what="the server back")
+    served_name = publish(stand, "after-bot", trained["delta"].path)
+    wait_for_ack(stand, served_name, NodeState.ROUTABLE)
+    check_answer(stand.bare, served_name, trained["delta"].reference)
+    wait_for_version(stand.resolving, "after-bot", served_name)
+
+
+def test_an_engine_that_restarts_gets_its_adapters_back(stand: Stand, trained: dict[str, Trained]) -> None:
+    """The engine was killed and lost everything; the agent loads it all again without being told."""
+    before = {name for name in stand.bare.listed() if name != "base"}
+    stand.bare.kill()
+    wait_for_ack(stand, "first-bot.v1", NodeState.FAILED)
+    stand.bare.start()
+    stand.bare.wait()
+    wait_for_ack(stand, "first-bot.v1", NodeState.ROUTABLE)
+    wait_until(lambda: before <= stand.bare.listed().keys(), what="all adapters back")
+    check_answer(stand.bare, "first-bot.v1", trained["bravo"].reference)
+
+
+def test_requests_inside_the_process_carry_the_registrys_number() -> None:
+    """`to_lora_request` gives vLLM's own class, with the id that the registry never reuses."""
+    code = (
+        "from lora_registry.catalog import VersionRecord\n"
+        "from lora_workers.node.vllm_plugin import to_lora_request\n"
+        "record = VersionRecord.model_construct(served_name='bot.v3', lora_int_id=7001)\n"
+        "request = to_lora_request(record, '/cache/x')\n"
+        "print(type(request).__name__, request.lora_name, request.lora_int_id, request.lora_path)\n"
+    )
+    result = subprocess.run(
+        [VLLM.parent / "python", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.stdout.split() == ["LoRARequest", "bot.v3", "7001", "/cache/x"], result.stderr

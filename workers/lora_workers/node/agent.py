@@ -1,0 +1,390 @@
+"""The node agent: the loop beside an engine that makes what the engine has the same as what the registry says.
+
+It follows the catalog, fetches into the cache, drives the engine, reads back, and acknowledges. What to do is decided
+in plan.py, from the state alone; here it is done. While Redis is away the last catalog counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from lora_registry import node_codes as codes
+from lora_registry.announcements import CatalogView
+from lora_registry.catalog import VersionRecord
+from lora_registry.connection import connect
+from lora_registry.errors import RedisUnavailable, RegistryError
+from lora_registry.nodes import NodeInfo, NodeRegistry, NodeState
+from lora_registry.selection import parse_selector, wanted_by
+from lora_registry.settings import Settings
+from lora_registry.subscriber import Subscriber
+from lora_workers.node.acknowledgements import Acknowledgements
+from lora_workers.node.cache import Cache, Origin
+from lora_workers.node.drivers import Driver, EngineDescription
+from lora_workers.node.failures import NodeFailure
+from lora_workers.node.judging import describe_node, refusal
+from lora_workers.node.options import NodeOptions
+from lora_workers.node.plan import (
+    Action,
+    Confirm,
+    Fetch,
+    Leave,
+    Load,
+    Refuse,
+    Return,
+    Say,
+    Situation,
+    Unload,
+    next_look_s,
+    plan,
+)
+from lora_workers.node.wishes import Wish, wishes_of
+
+logger = logging.getLogger(__name__)
+
+_FETCHES_AT_ONCE: Final = 4
+_BUSY_LOOK_S: Final = 0.5
+_LONGEST_DRAIN: Final = 20
+"""So many drain times: then an adapter is unloaded even if requests for it never end."""
+_UP: Final = frozenset({NodeState.LOADED, NodeState.ROUTABLE})
+
+
+class Agent:
+    """One node.
+
+    Args:
+        options: what the operator said.
+        settings: the registry's settings.
+        driver: the engine.
+        origin: the artifact store.
+
+    Raises:
+        Configuration: the engine profile cannot be read.
+        Rejected: the selector is none.
+    """
+
+    def __init__(self, options: NodeOptions, settings: Settings, *, driver: Driver, origin: Origin) -> None:
+        describe_node(EngineDescription(options.engine), options)  # wrong options are said now
+        self._options = options
+        self._settings = settings
+        self._driver = driver
+        self._origin = origin
+        client = connect(settings.redis_url, name="lora-node")
+        self._nodes = NodeRegistry(client, settings)
+        self._acks = Acknowledgements(self._nodes, options.node_id)
+        self._selector = parse_selector(options.select)
+        self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
+        self._fetches = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch")
+        self._fetched: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
+        self._wake, self._stopping, self._beat_now = threading.Event(), threading.Event(), threading.Event()
+        self._view: CatalogView | None = None
+        self._generation = ""
+        self._info: NodeInfo | None = None
+        self._has_joined = False
+        self._fatal: BaseException | None = None
+        self._digests: frozenset[str] = frozenset()
+        self._fetching: set[str] = set()
+        self._refusals: dict[str, tuple[str, str]] = {}
+        self._confirmed: set[str] = set()
+        self._resting: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        self._leaving: dict[str, float] = {}
+        self._unloaded: set[str] = set()
+        self._engine_failures = 0
+
+    # Life
+
+    def run(self) -> None:
+        """Work until `stop` is called.
+
+        Raises:
+            Configuration: Redis refuses the user.
+        """
+        for work in (self._follow, self._beat):
+            threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
+        while not self._stopping.is_set():
+            wait_s = self._step()
+            self._wake.wait(wait_s)
+            self._wake.clear()
+        self._fetches.shutdown(wait=False, cancel_futures=True)
+        self._driver.close()
+        if self._fatal:
+            raise self._fatal
+        try:
+            self._nodes.leave(self._options.node_id)
+        except RegistryError as error:
+            logger.warning("the registry was not told that the node ends: %s", error)
+
+    def stop(self) -> None:
+        """End `run` soon. The engine keeps what it has."""
+        self._stopping.set()
+        self._wake.set()
+        self._beat_now.set()
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again in `run`
+            self._fatal = error
+            self.stop()
+
+    def _follow(self) -> None:
+        subscriber = Subscriber(self._options.base, url=self._settings.redis_url, key_prefix=self._settings.key_prefix)
+        for _ in subscriber.follow():
+            if self._stopping.is_set():
+                return
+            self._view = subscriber.view
+            self._wake.set()
+
+    def _beat(self) -> None:
+        """Heartbeats, from when the node has joined."""
+        while not self._stopping.is_set():
+            self._beat_now.wait(self._settings.heartbeat_s)
+            self._beat_now.clear()
+            if self._has_joined and not self._stopping.is_set():
+                self._heartbeat(fresh=False)
+
+    def _heartbeat(self, *, fresh: bool) -> bool:
+        """Say that the node lives; `fresh` makes the registry forget what an earlier life acknowledged."""
+        assert self._info  # noqa: S101 - the engine told what it is before
+        try:
+            self._nodes.heartbeat(self._info, digests=self._digests, fresh=fresh)
+        except RedisUnavailable as error:
+            logger.warning("no heartbeat: %s", error)
+            return False
+        return True
+
+    # One look
+
+    def _step(self) -> float:
+        """Look once and act; returns seconds until the next look if nothing happens."""
+        self._take_fetched()
+        view = self._view
+        try:
+            listed = self._look_at_engine()
+        except NodeFailure as failure:
+            return self._without_engine(view, failure)
+        if view is None:
+            return self._options.reconcile_s
+        if not self._has_joined:
+            self._has_joined = self._heartbeat(fresh=True)
+            if not self._has_joined:
+                return self._options.retry_first_s
+        if self._generation != view.cursor.generation:
+            self._generation = view.cursor.generation
+            self._acks.say_again()
+        self._acks.flush()
+        situation = self._situation(view, listed)
+        for action in plan(situation):
+            if self._stopping.is_set():
+                return 0.0
+            self._do(action)
+        return self._pause(situation)
+
+    def _pause(self, situation: Situation) -> float:
+        """Until something is due that no event announces, by what the actions left."""
+        left = replace(situation, resting=self._resting, leaving=self._leaving, now=time.monotonic())
+        pauses = [self._options.reconcile_s, _BUSY_LOOK_S if situation.busy else None, next_look_s(left)]
+        return min(pause for pause in pauses if pause is not None)
+
+    def _look_at_engine(self) -> dict[str, str | None]:
+        listed = self._driver.listed()
+        if self._info is None or self._engine_failures:
+            self._info = describe_node(self._driver.describe(), self._options)
+            self._refusals.clear()
+        self._engine_failures = 0
+        return listed
+
+    def _without_engine(self, view: CatalogView | None, failure: NodeFailure) -> float:
+        """Fetch all the same; say so if it lasts."""
+        self._engine_failures += 1
+        if self._engine_failures == 1:
+            logger.warning("%s", failure.message)
+        for name in self._acks.known if self._engine_failures > 1 else ():
+            if self._acks.state(name) in _UP:
+                self._acks.fail(name, failure)
+        self._confirmed.clear()
+        if view and self._has_joined:
+            for action in plan(self._situation(view, {}, is_up=False)):
+                if isinstance(action, Fetch):
+                    self._do(action)
+        return min(self._options.reconcile_s, self._options.retry_first_s)
+
+    def _situation(self, view: CatalogView, listed: dict[str, str | None], *, is_up: bool = True) -> Situation:
+        options = self._options
+        wanted = list(wanted_by(self._selector, options.node_id, view, now_s=time.time()))
+        refused = frozenset(each.record.served_name for each in wanted if self._refusal(each.record)[1])
+        slots = self._info.slots if self._info else 0
+        wishes = wishes_of(wanted, eager=options.eager, slots=slots, held=listed, refused=refused)
+        self._notice_wishes(wishes, listed)
+        if is_up:
+            self._notice_losses(listed)
+        is_asked = self._leaving or any(wish.name in self._unloaded and wish.name not in listed for wish in wishes)
+        busy = self._driver.busy() if is_up and is_asked else frozenset()
+        return Situation(
+            wishes=wishes,
+            published=frozenset(record.served_name for record in view.versions.values()),
+            listed=listed,
+            ready=frozenset(wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)),
+            path_of=lambda digest: str(self._cache.path(digest)),
+            is_ours=self._is_ours,
+            now=time.monotonic(),
+            fetching=frozenset(self._fetching),
+            confirmed=frozenset(self._confirmed),
+            resting=dict(self._resting),
+            leaving=dict(self._leaving),
+            busy=busy,
+            refused=refused,
+            known=self._acks.known,
+            drain_s=options.drain_s,
+            longest_drain_s=options.drain_s * _LONGEST_DRAIN,
+        )
+
+    def _notice_wishes(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
+        for wish in wishes:
+            if self._acks.state(wish.name) is None:
+                self._acks.say(wish.name, NodeState.SEEN)
+        held = {f"sha256:{Path(path).name}" for name, path in listed.items() if path and self._is_ours(name, path)}
+        digests = frozenset({wish.record.digest for wish in wishes} | held)
+        if digests != self._digests:
+            self._digests = digests
+            self._beat_now.set()  # what a node holds is not collected
+
+    def _notice_losses(self, listed: dict[str, str | None]) -> None:
+        """What the engine has no more, without having been asked to unload it: it was restarted."""
+        self._confirmed &= listed.keys()
+        for name in [name for name in self._leaving if name not in listed]:
+            del self._leaving[name]
+        for name in self._acks.known:
+            if self._acks.state(name) in _UP and name not in listed:
+                self._acks.say(name, NodeState.FETCHED)
+
+    def _is_ours(self, _name: str, path: str | None) -> bool:
+        return path is not None and Path(path).parent == self._cache.root / "sha256"
+
+    # Doing it
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Fetch(record):
+                self._begin_fetch(record)
+            case Load(record, path):
+                self._try(record.served_name, lambda: self._load(record, path))
+            case Confirm(record, path):
+                self._try(record.served_name, lambda: self._confirm(record, path))
+            case Unload(name):
+                self._try(name, lambda: self._unload(name))
+            case Leave(name):
+                self._leaving[name] = time.monotonic()
+            case Return(name):
+                del self._leaving[name]
+            case Refuse(record):
+                self._skip(record)
+            case Say(name, state):
+                self._say(name, state)
+
+    def _load(self, record: VersionRecord, path: str) -> None:
+        self._driver.load(record.served_name, path)
+        self._acks.say(record.served_name, NodeState.LOADED)
+        self._confirm(record, path)
+
+    def _confirm(self, record: VersionRecord, path: str) -> None:
+        name = record.served_name
+        if self._driver.listed().get(name, "") not in (None, path):
+            raise NodeFailure(codes.NODE_NOT_LISTED, may_pass=True)
+        self._driver.probe(name)
+        self._confirmed.add(name)
+        self._failures.pop(name, None)
+        self._acks.say(name, NodeState.ROUTABLE)
+
+    def _unload(self, name: str) -> None:
+        self._driver.unload(name)
+        self._unloaded.add(name)
+        self._confirmed.discard(name)
+        self._leaving.pop(name, None)
+        view = self._view
+        if view and name not in {record.served_name for record in view.versions.values()}:
+            self._say(name, NodeState.RETIRED)
+        elif self._acks.state(name) in _UP:
+            self._acks.say(name, NodeState.FETCHED)
+
+    def _skip(self, record: VersionRecord) -> None:
+        code, reason = self._refusal(record)
+        self._acks.say(record.served_name, NodeState.SKIPPED, code, reason)
+
+    def _refusal(self, record: VersionRecord) -> tuple[str, str]:
+        """Code and reason why the engine is not given a version; judged once for each."""
+        name = record.served_name
+        if self._info and name not in self._refusals:
+            self._refusals[name] = refusal(record, self._info)
+        return self._refusals.get(name, ("", ""))
+
+    def _say(self, name: str, state: NodeState) -> None:
+        if state is NodeState.RETIRED:
+            self._cache.forget(name)
+            for kept in (self._resting, self._failures, self._refusals):
+                kept.pop(name, None)
+        if state is NodeState.RESOLVABLE and self._options.eager:
+            slots_taken = codes.NODE_SLOTS_TAKEN
+            self._acks.say(name, NodeState.SKIPPED, slots_taken.code, f"{slots_taken.cause} {slots_taken.remedy}")
+        else:
+            self._acks.say(name, state)
+
+    def _try(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except NodeFailure as failure:
+            self._fail(name, failure)
+
+    def _fail(self, name: str, failure: NodeFailure) -> None:
+        options = self._options
+        count = self._failures[name] = self._failures.get(name, 0) + 1
+        pause_s = min(options.retry_max_s, options.retry_first_s * 2.0 ** (count - 1))
+        self._resting[name] = time.monotonic() + (pause_s if failure.may_pass else options.retry_refused_s)
+        if name in self._acks.known:
+            self._acks.fail(name, failure)
+
+    # Fetching, in threads of its own: a large artifact delays no other
+
+    def _begin_fetch(self, record: VersionRecord) -> None:
+        self._fetching.add(record.digest)
+        self._fetches.submit(self._fetch, record)
+
+    def _fetch(self, record: VersionRecord) -> None:
+        failure = None
+        try:
+            self._cache.fetch(record.digest, self._origin, keep=self._in_use)
+            self._cache.remember(record)
+        except NodeFailure as error:
+            failure = error
+        except Exception as error:
+            logger.exception("fetching %s", record.served_name)
+            failure = NodeFailure(codes.NODE_FETCH_FAILED, f"{type(error).__name__}: {error}", may_pass=True)
+        self._fetched.put((record, failure))
+        self._wake.set()
+
+    def _in_use(self) -> set[str]:
+        """Digests that must stay in the cache: what is wanted, and what the engine may read again."""
+        try:
+            listed = self._driver.listed()
+        except NodeFailure:
+            return self._cache.digests()  # nobody knows what it has
+        held = {f"sha256:{Path(path).name}" for path in listed.values() if path}
+        return held | self._digests | self._fetching
+
+    def _take_fetched(self) -> None:
+        while not self._fetched.empty():
+            record, failure = self._fetched.get()
+            self._fetching.discard(record.digest)
+            if failure:
+                self._fail(record.served_name, failure)
+            elif self._acks.state(record.served_name) not in _UP:
+                self._failures.pop(record.served_name, None)
+                self._acks.say(record.served_name, NodeState.FETCHED)

@@ -1,0 +1,320 @@
+"""The node's cache: artifacts by digest on the local disk, whole or not at all, verified, and never changed.
+
+    <cache>/sha256/<64 hex digits>/adapter_config.json  adapter_model.safetensors  manifest.json
+    <cache>/staging/…     what is being fetched; a fetch that broke off goes on from there
+    <cache>/served/…      <served name>.json: its version record, for an engine that looks names up by itself
+
+Engines read an adapter's files again at any time, and vLLM's dies if they are gone or changed: a directory keeps its
+path and its bytes for as long as an engine may know it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+from pydantic import ValidationError
+
+from lora_registry import node_codes as codes
+from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest, is_digest
+from lora_registry.catalog import VersionRecord
+from lora_registry.errors import ArtifactDamaged, NotFound, Transient
+from lora_workers.node.failures import NodeFailure
+
+_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
+_CHUNK_BYTES: Final = 1 << 20
+_READ_ONLY_FILE: Final = 0o444
+_READ_ONLY_DIRECTORY: Final = 0o555
+_OPEN_DIRECTORY: Final = 0o755
+"""Engines run as other users: everybody reads. Source: safetensors 0.8 writes mode 0600."""
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+Fingerprint = tuple[tuple[int, int, int], ...]
+
+
+class Origin(Protocol):
+    """Where artifacts are fetched from: an artifact store."""
+
+    def manifest(self, digest: str) -> Manifest:
+        """See `lora_workers.artifact_store.Store`."""
+
+    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+        """See `lora_workers.artifact_store.Store`."""
+
+
+class Cache:
+    """A cache directory; any number of processes may share it.
+
+    Args:
+        root: the directory; made if it is not there.
+        max_bytes: what it may hold; None: as much as the disk takes.
+    """
+
+    def __init__(self, root: Path, *, max_bytes: int | None = None) -> None:
+        self.root = root.absolute()
+        self._max_bytes = max_bytes
+        self._verified: dict[str, Fingerprint] = {}
+
+    def path(self, digest: str) -> Path:
+        """Where the artifact lies, or would."""
+        if not is_digest(digest):
+            raise ValueError(f"{digest[:80]!r} is no digest")
+        return self.root / "sha256" / digest.removeprefix("sha256:")
+
+    def has(self, digest: str) -> bool:
+        """Whether this process verified the artifact, and its files are the same since."""
+        fingerprint = self._verified.get(digest)
+        return fingerprint is not None and fingerprint == _fingerprint(self.path(digest))
+
+    def fetch(self, digest: str, origin: Origin, *, keep: Callable[[], Collection[str]] = tuple) -> Path:
+        """Have the artifact here: verify what is there, fetch what is missing, mend what is damaged.
+
+        Args:
+            digest: the artifact.
+            origin: where it comes from.
+            keep: digests that must stay when room has to be made.
+
+        Returns:
+            Its directory.
+
+        Raises:
+            NodeFailure: it cannot be fetched or kept.
+        """
+        with self._locked(digest):
+            if not self._is_whole(digest):
+                self._bring(digest, origin, keep)
+            with _cache_errors():
+                os.utime(self.path(digest))  # the one that was not used for longest goes first
+            self._verified[digest] = _fingerprint(self.path(digest)) or ()
+        return self.path(digest)
+
+    def digests(self) -> set[str]:
+        """All artifacts that are here, whole or damaged."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return {f"sha256:{path.name}" for path in (self.root / "sha256").iterdir()}
+        return set()
+
+    # What a served name stands for
+
+    def remember(self, record: VersionRecord) -> None:
+        """Note what a served name stands for.
+
+        Raises:
+            NodeFailure: the cache cannot be written.
+        """
+        path = self._note(record.served_name)
+        text = record.model_dump_json()
+        with _cache_errors():
+            if path.is_file() and path.read_text() == text:
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
+                file.write(text)
+                os.fchmod(file.fileno(), _READ_ONLY_FILE)
+            Path(file.name).rename(path)
+
+    def recall(self, served_name: str) -> VersionRecord | None:
+        """What a served name stands for, if that was noted."""
+        with suppress(OSError, ValidationError):
+            return VersionRecord.model_validate_json(self._note(served_name).read_bytes())
+        return None
+
+    def forget(self, served_name: str) -> None:
+        """Remove the note of a served name."""
+        with suppress(OSError):
+            self._note(served_name).unlink(missing_ok=True)
+
+    def _note(self, served_name: str) -> Path:
+        return self.root / "served" / f"{served_name}.json"
+
+    # Fetching
+
+    def _bring(self, digest: str, origin: Origin, keep: Callable[[], Collection[str]]) -> None:
+        with _origin_errors():
+            manifest = origin.manifest(digest)
+        target, staging = self.path(digest), self.root / "staging" / self.path(digest).name
+        with _cache_errors():
+            staging.mkdir(parents=True, exist_ok=True)
+            self._make_room(manifest.config.size_bytes + manifest.weights.size_bytes, staging, {*keep(), digest})
+        for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
+            _bring_file(origin, digest, name, expected, staging / name)
+        with _cache_errors():
+            (staging / MANIFEST_FILE).write_bytes(manifest.to_json())
+            for name in _FILES:
+                _sync(staging / name, mode=_READ_ONLY_FILE)
+            self._settle(staging, target)  # a rename that a power failure undoes costs a fetch and no more
+
+    @staticmethod
+    def _settle(staging: Path, target: Path) -> None:
+        """Move it to its place. A damaged one is mended file by file: its path never goes away."""
+        target.parent.mkdir(exist_ok=True)
+        if target.is_dir():
+            target.chmod(_OPEN_DIRECTORY)
+            for name in _FILES:
+                (staging / name).replace(target / name)
+            staging.rmdir()
+        else:
+            target.unlink(missing_ok=True)  # something else of that name
+            staging.rename(target)
+        target.chmod(_READ_ONLY_DIRECTORY)
+
+    def _is_whole(self, digest: str) -> bool:
+        directory = self.path(digest)
+        with suppress(OSError, ArtifactDamaged):
+            manifest = Manifest.from_json((directory / MANIFEST_FILE).read_bytes(), digest=digest)
+            return all(
+                _digest_file(directory / name) == expected
+                for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights))
+            )
+        return False
+
+    @contextmanager
+    def _locked(self, digest: str) -> Iterator[None]:
+        """One process at a time fetches an artifact; the agent and the engine's own plug-in may share a cache."""
+        with _cache_errors():
+            (self.root / "staging").mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(
+                self.root / "staging" / f"{self.path(digest).name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # Room
+
+    def _make_room(self, wanted_bytes: int, staging: Path, keep: Collection[str]) -> None:
+        """Remove what was not used for longest, and is not to be kept, until there is room.
+
+        Raises:
+            NodeFailure: there is none.
+        """
+        wanted_bytes -= _size_of(staging)  # what an earlier try fetched
+        while (short := self._short_of(wanted_bytes)) > 0:
+            oldest = min(self._removable(keep), key=lambda path: path.stat().st_mtime, default=None)
+            if oldest is None:
+                raise NodeFailure(
+                    codes.NODE_CACHE_FULL,
+                    f"{short} bytes short of room in {self.root}, and everything in it is in use",
+                    may_pass=True,
+                )
+            self._remove(oldest)
+
+    def _short_of(self, wanted_bytes: int) -> int:
+        free = shutil.disk_usage(self.root).free
+        if self._max_bytes is None:
+            return wanted_bytes - free
+        held = sum(_size_of(self.path(digest)) for digest in self.digests())
+        return max(wanted_bytes - free, held + wanted_bytes - self._max_bytes)
+
+    def _removable(self, keep: Collection[str]) -> list[Path]:
+        return [self.path(digest) for digest in self.digests() if is_digest(digest) and digest not in keep]
+
+    def _remove(self, directory: Path) -> None:
+        self._verified.pop(f"sha256:{directory.name}", None)
+        doomed = Path(tempfile.mkdtemp(dir=self.root / "staging", prefix="doomed-"))
+        directory.chmod(_OPEN_DIRECTORY)  # else nobody but root may move it
+        directory.rename(doomed / directory.name)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, path: Path) -> None:
+    """Fetch one file, from where an earlier try broke off.
+
+    Raises:
+        NodeFailure: it cannot be fetched, or has other bytes.
+    """
+    with suppress(OSError):
+        path.chmod(0o644)
+    for _ in range(2):
+        resumed = _resume(origin, digest, name, path)
+        if _digest_file(path) == expected:
+            return
+        path.unlink(missing_ok=True)
+        if not resumed:  # else its beginning may be what is wrong
+            break
+    raise NodeFailure(
+        codes.NODE_BYTES_DIFFER, f"{name} of {digest} came with other bytes than were validated", may_pass=True
+    )
+
+
+def _resume(origin: Origin, digest: str, name: str, path: Path) -> bool:
+    """Append what is missing; returns whether there was a beginning."""
+    with _cache_errors():
+        file = path.open("ab")
+    with file:
+        offset = file.tell()
+        with _origin_errors():
+            chunks = iter(origin.read(digest, name, offset=offset))
+        while True:
+            with _origin_errors():
+                try:
+                    chunk = next(chunks, b"")
+                except ArtifactDamaged:
+                    if not offset:
+                        raise
+                    break  # its beginning is longer than the file: begin again
+            if not chunk:
+                break
+            with _cache_errors():
+                file.write(chunk)
+                file.flush()
+    return offset > 0
+
+
+def _digest_file(path: Path) -> FileDigest:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return FileDigest(digest.hexdigest(), file.tell())
+
+
+def _fingerprint(directory: Path) -> Fingerprint | None:
+    """What changes when a file is written, replaced or removed."""
+    with suppress(OSError):
+        stats = [(directory / name).stat() for name in _FILES]
+        return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
+    return None
+
+
+def _size_of(directory: Path) -> int:
+    with suppress(OSError):
+        return sum(path.stat().st_size for path in directory.iterdir())
+    return 0
+
+
+def _sync(path: Path, *, mode: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _cache_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        code = codes.NODE_CACHE_FULL if error.errno in _NO_ROOM else codes.NODE_CACHE_UNUSABLE
+        raise NodeFailure(code, f"cache: {error.strerror or error}: {error.filename}", may_pass=True) from error
+
+
+@contextmanager
+def _origin_errors() -> Iterator[None]:
+    try:
+        yield
+    except NotFound as error:
+        raise NodeFailure(codes.NODE_ARTIFACT_MISSING, error.message, may_pass=False) from error
+    except ArtifactDamaged as error:
+        raise NodeFailure(codes.NODE_BYTES_DIFFER, error.message, may_pass=True) from error
+    except Transient as error:
+        raise NodeFailure(codes.NODE_FETCH_FAILED, error.message, may_pass=True) from error

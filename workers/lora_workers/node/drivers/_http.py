@@ -1,0 +1,121 @@
+"""What drivers of engines with an HTTP interface share: requests, and failures of the connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from lora_registry import node_codes as codes
+from lora_registry.errors import Configuration
+from lora_workers.node.failures import NodeFailure
+
+_TIMEOUT_S = 10.0
+LOAD_TIMEOUT_S = 120.0
+"""A load reads the weights and may wait for a step of the engine."""
+_LONGEST_WORDS = 300
+
+
+class EngineHttp:
+    """Requests to one engine.
+
+    Args:
+        url: where it answers.
+        api_key: bearer token; empty: none.
+        transport: how requests travel; None: over the network.
+
+    Raises:
+        Configuration: the URL is not one of HTTP.
+    """
+
+    def __init__(self, url: str, *, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise Configuration(f"engine URL {url[:200]!r} does not begin with http:// or https://")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S, transport=transport)
+
+    def get(self, path: str) -> httpx.Response:
+        """Ask for something.
+
+        Raises:
+            NodeFailure: the engine is out of reach.
+        """
+        return self._send("GET", path)
+
+    def post(self, path: str, body: dict[str, Any], *, timeout_s: float = LOAD_TIMEOUT_S) -> httpx.Response:
+        """Send JSON.
+
+        Raises:
+            NodeFailure: the engine is out of reach.
+        """
+        return self._send("POST", path, json=body, timeout=timeout_s)
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """The JSON object at `path`.
+
+        Raises:
+            NodeFailure: the engine is out of reach, or answers otherwise.
+        """
+        response = self.get(path)
+        try:
+            answer = response.raise_for_status().json()
+        except (httpx.HTTPStatusError, ValueError) as error:
+            raise NodeFailure(
+                codes.NODE_ENGINE_UNREACHABLE, f"{path} answers {words_of(response)}", may_pass=True
+            ) from error
+        return answer if isinstance(answer, dict) else {}
+
+    def is_healthy(self) -> bool:
+        """Whether `/health` answers 200."""
+        try:
+            return self.get("/health").status_code == httpx.codes.OK
+        except NodeFailure:
+            return False
+
+    def models(self) -> dict[str, str | None]:
+        """Names → roots of what `/v1/models` lists besides base models.
+
+        Raises:
+            NodeFailure: the engine is out of reach.
+        """
+        cards = self.ask("/v1/models").get("data") or ()
+        return {card["id"]: card.get("root") for card in cards if card.get("parent")}
+
+    def base_model(self) -> str:
+        """What the engine calls its base model.
+
+        Raises:
+            NodeFailure: the engine is out of reach.
+        """
+        for card in self.ask("/v1/models").get("data") or ():
+            if not card.get("parent"):
+                return str(card["id"])
+        raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, "the engine lists no base model", may_pass=True)
+
+    def answers(self, body: dict[str, Any], *, path: str = "/v1/completions") -> httpx.Response:
+        """The answer to a request for one token."""
+        return self.post(path, body)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise NodeFailure(
+                codes.NODE_ENGINE_UNREACHABLE, f"{path}: {type(error).__name__} {error}", may_pass=True
+            ) from error
+
+
+def words_of(response: httpx.Response) -> str:
+    """The engine's own words: its status, and the message inside whatever envelope it uses."""
+    try:
+        answer: Any = response.json()
+    except ValueError:
+        answer = response.text
+    for key in ("error", "error_message", "message", "detail"):
+        if isinstance(answer, dict) and answer.get(key):
+            answer = answer[key]
+    return f"{response.status_code} {' '.join(str(answer).split())[:_LONGEST_WORDS]}"

@@ -1,0 +1,90 @@
+"""A directory that an engine watches, or was told of: a link called like the served name, to the adapter's files.
+
+The link appears whole (it is made aside and renamed) and never changes its target.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lora_registry import node_codes as codes
+from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
+from lora_registry.errors import Configuration
+from lora_workers.node.drivers import EngineDescription
+from lora_workers.node.failures import NodeFailure
+
+
+class DirectoryDriver:
+    """Drives a directory.
+
+    Args:
+        directory: the directory; made if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
+
+    def describe(self) -> EngineDescription:
+        """See `Driver`. A directory tells nothing of who reads it."""
+        return EngineDescription("directory")
+
+    def listed(self) -> dict[str, str | None]:
+        """See `Driver`."""
+        with _directory_errors():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            links = [path for path in self._directory.iterdir() if path.is_symlink() and path.name[0] != "."]
+            return {path.name: str(path.readlink()) for path in links}
+
+    def busy(self) -> frozenset[str]:
+        """See `Driver`: nobody knows."""
+        return frozenset()
+
+    def load(self, served_name: str, path: str) -> None:
+        """See `Driver`."""
+        aside = self._directory / f".{served_name}-{secrets.token_hex(4)}"
+        with _directory_errors():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            aside.symlink_to(path)
+            aside.rename(self._directory / served_name)
+
+    def unload(self, served_name: str) -> None:
+        """See `Driver`."""
+        with _directory_errors(), suppress(FileNotFoundError):
+            (self._directory / served_name).unlink()
+
+    def probe(self, served_name: str) -> None:
+        """See `Driver`: both files can be read through the link."""
+        try:
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
+                os.close(os.open(self._directory / served_name / name, os.O_RDONLY))
+        except OSError as error:
+            raise NodeFailure(codes.NODE_PROBE_FAILED, f"{error.filename}: {error.strerror}", may_pass=True) from error
+
+    def close(self) -> None:
+        """See `Driver`."""
+
+
+def open_driver(url: str, *, api_key: str = "") -> DirectoryDriver:  # noqa: ARG001 - as all drivers
+    """A driver of the directory at `url`: a path, or a file:// URL.
+
+    Raises:
+        Configuration: that is no directory.
+    """
+    path = url.removeprefix("file://")
+    if not path or "://" in path:
+        raise Configuration(f"engine URL {url[:200]!r} is no directory; give its path")
+    return DirectoryDriver(Path(path))
+
+
+@contextmanager
+def _directory_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NodeFailure(
+            codes.NODE_ENGINE_UNREACHABLE, f"{error.filename}: {error.strerror or error}", may_pass=True
+        ) from error

@@ -1,0 +1,149 @@
+"""Served names looked up in the registry, for an engine that asks by itself: asynchronous, cached, and never raising.
+
+What Redis says counts; while it is away, what this cache was told of a name before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import redis.asyncio
+
+from lora_registry.artifacts import Manifest
+from lora_registry.catalog import VersionRecord
+from lora_registry.connection import connect_async, redis_errors
+from lora_registry.errors import RedisUnavailable
+from lora_registry.keys import Keys
+from lora_registry.names import parse_reference
+from lora_registry.nodes import NodeInfo
+from lora_registry.settings import Settings
+from lora_workers.node.aliases import is_served_name
+from lora_workers.node.cache import Cache, Origin
+from lora_workers.node.judging import refusal
+from lora_workers.node.options import NodeOptions
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_FOR_S: Final = 1.0
+"""So long a name stays unknown without being asked for again: a name that is published later is found soon."""
+_MOST_UNKNOWN: Final = 10_000
+_REDIS_TIMEOUT_S: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A version and where its files are."""
+
+    record: VersionRecord
+    path: Path
+
+
+class LazyOrigin:
+    """The artifact store, opened when something has to be fetched from it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _store(self) -> Origin:
+        from lora_workers.artifact_store import open_artifact_store
+
+        return open_artifact_store(self._settings)
+
+    def manifest(self, digest: str) -> Manifest:
+        """See `lora_workers.artifact_store.Store`."""
+        return self._store.manifest(digest)
+
+    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+        """See `lora_workers.artifact_store.Store`."""
+        return self._store.read(digest, name, offset=offset)
+
+
+class NameLookup:
+    """Finds what served names stand for; connects at the first question.
+
+    Args:
+        node: the node on whose engine they are to run.
+        options: what the operator said.
+        settings: the registry's settings.
+    """
+
+    def __init__(self, node: NodeInfo, options: NodeOptions, settings: Settings) -> None:
+        self._node = node
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+        self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
+        self._origin = LazyOrigin(settings)
+        self._redis: redis.asyncio.Redis | None = None
+        self._redis_away_until = 0.0
+        self._unknown: dict[str, float] = {}
+
+    async def find(self, served_name: str) -> Found | None:
+        """What the name stands for, its files verified on this machine; None if it is not to be served here."""
+        try:
+            if not is_served_name(served_name) or self._is_unknown(served_name):
+                return None
+            found = await self._find(served_name)
+        except Exception:  # whatever it is, it must not end the engine's request in its own words
+            logger.exception("looking up %s", served_name)
+            found = None
+        if found is None:
+            self._note_unknown(served_name)
+        return found
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._redis:
+            await self._redis.aclose()
+
+    async def _find(self, served_name: str) -> Found | None:
+        record = await self._record(served_name)
+        if record is None or record.base_model != self._node.base_model:
+            return None
+        _, why = refusal(record, self._node)
+        if why:
+            logger.warning("%s is not served here: %s", served_name, why)
+            return None
+        if not self._cache.has(record.digest):
+            await asyncio.to_thread(self._cache.fetch, record.digest, self._origin, keep=self._cache.digests)
+            await asyncio.to_thread(self._cache.remember, record)
+        return Found(record, self._cache.path(record.digest))
+
+    async def _record(self, served_name: str) -> VersionRecord | None:
+        try:
+            record = await self._ask_registry(served_name)
+        except (RedisUnavailable, TimeoutError) as error:
+            self._redis_away_until = time.monotonic() + UNKNOWN_FOR_S
+            logger.warning("Redis is away, so the cache counts for %s: %s", served_name, error)
+            return await asyncio.to_thread(self._cache.recall, served_name)
+        if record is None:
+            await asyncio.to_thread(self._cache.forget, served_name)  # it was retired
+        return record
+
+    async def _ask_registry(self, served_name: str) -> VersionRecord | None:
+        if time.monotonic() < self._redis_away_until:
+            raise RedisUnavailable
+        reference = parse_reference(served_name)
+        field = f"{reference.adapter.qualified}.v{reference.version}"
+        key = self._keys.versions(self._node.base_model)
+        with redis_errors():
+            if self._redis is None:
+                self._redis = connect_async(self._settings.redis_url, name="lora-plugin")
+            async with asyncio.timeout(_REDIS_TIMEOUT_S):
+                stored = await self._redis.hget(key, field)
+        return VersionRecord.model_validate_json(stored) if stored else None
+
+    def _is_unknown(self, served_name: str) -> bool:
+        return self._unknown.get(served_name, 0.0) > time.monotonic()
+
+    def _note_unknown(self, served_name: str) -> None:
+        if len(self._unknown) >= _MOST_UNKNOWN:
+            self._unknown.clear()
+        self._unknown[served_name] = time.monotonic() + UNKNOWN_FOR_S

@@ -1,0 +1,109 @@
+"""What an operator tells a node: flags of `lora-registry node`, or `LORA_REGISTRY_NODE_…` for what runs inside vLLM."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lora_registry.errors import Configuration, InvalidName
+from lora_registry.events import describe_validation_error
+from lora_registry.names import check_base_name
+from lora_registry.nodes import NodeId
+from lora_registry.settings import Seconds
+
+PREFIX = "LORA_REGISTRY_NODE_"
+
+
+class NodeOptions(BaseSettings):
+    """All options of a node, with units in their names.
+
+    Raises:
+        ValidationError: a value is not legal; `load_options` turns it into `Configuration`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    base: str
+    """Base model that the engine serves, as the registry calls it."""
+    cache: Path = Path("lora-registry-node")
+    """Directory for artifacts; the engine must see it under the same path."""
+    max_cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """What the cache may hold, in units of 10⁹ bytes; None: what the disk takes."""
+
+    engine: str = "vllm"
+    """Which driver."""
+    engine_url: str = "http://127.0.0.1:8000"
+    """Where the engine answers, or the directory that it watches."""
+    engine_api_key: SecretStr = SecretStr("")
+    """Bearer token that the engine asks for; empty: none."""
+    profile: str = ""
+    """Engine profile that says what the engine takes: a built-in one's name or a JSON file; empty: not known."""
+    max_lora_rank: Annotated[int, Field(gt=0)] | None = None
+    """Largest rank that the engine was started for, where it does not tell; None: not known."""
+
+    node_id: NodeId = Field(default_factory=lambda: default_node_id())
+    """The node's name among all nodes; the default is the host's name and the engine's port."""
+    select: str = ""
+    """Which versions it serves; empty: all of its base model that an alias points at."""
+    slots: Annotated[int, Field(ge=0)] = 0
+    """Adapters that it holds loaded at a time; 0: what the engine tells, or any number."""
+    eager: bool = True
+    """Whether it loads what it wants at once, and not at the first request."""
+
+    drain_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long an adapter stays loaded that nobody wants any more; at most twenty times as long if it is busy."""
+    reconcile_s: Seconds = 10.0
+    """How often the engine is compared with the catalog when nothing happens."""
+    retry_first_s: Seconds = 1.0
+    """First pause after a failure that may pass; it doubles each time."""
+    retry_max_s: Seconds = 60.0
+    """Longest such pause."""
+    retry_refused_s: Seconds = 600.0
+    """Pause after a failure that does not pass by itself."""
+
+    @field_validator("base")
+    @classmethod
+    def _check_base(cls, base: str) -> str:
+        try:
+            return check_base_name(base)
+        except InvalidName as error:
+            raise ValueError(error.message) from error
+
+    @property
+    def max_cache_bytes(self) -> int | None:
+        """The cache's limit in bytes."""
+        return None if self.max_cache_gb is None else int(self.max_cache_gb * 1e9)
+
+
+def default_node_id() -> str:
+    """A name that a restart keeps: the host's, and the port or directory of the engine."""
+    url = os.environ.get(f"{PREFIX}ENGINE_URL", "")
+    return node_id_for(url)
+
+
+def node_id_for(engine_url: str) -> str:
+    """The default name of the node beside the engine at `engine_url`."""
+    place = engine_url.rstrip("/").replace(":", "/").rpartition("/")[2]
+    kept = "".join(each if each.isalnum() or each in "._-" else "-" for each in f"{socket.gethostname()}-{place}")
+    return kept.strip("-.")[:128] or "node"
+
+
+def load_options(**overrides: object) -> NodeOptions:
+    """Options from the environment, with `overrides` (given by flags) on top; a None override is left out.
+
+    Raises:
+        Configuration: a value is not legal or missing; the message names it.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if "engine_url" in given and "node_id" not in given and f"{PREFIX}NODE_ID" not in os.environ:
+        given["node_id"] = node_id_for(str(given["engine_url"]))
+    try:
+        return NodeOptions(**given)  # type: ignore[arg-type] # pydantic checks them
+    except ValidationError as error:
+        field, _, reason = describe_validation_error(error).partition(": ")
+        raise Configuration(f"{PREFIX}{field.upper()}: {reason}") from error

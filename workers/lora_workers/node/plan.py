@@ -1,0 +1,183 @@
+"""What a node does next: what it wants is compared with what is, and the differences are actions. No I/O.
+
+It is not told what happened (an engine restarted, an unload failed, something else loaded an adapter): each time it
+looks at the state alone, so whatever happened is mended the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from lora_registry.catalog import VersionRecord
+from lora_registry.nodes import NodeState
+from lora_workers.node.wishes import Wish
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is, at one moment.
+
+    Attributes:
+        wishes: what the node wants.
+        published: served names in the catalog.
+        listed: what the engine lists: name → path; None where it does not tell paths.
+        ready: digests that are verified in the cache.
+        fetching: digests on their way.
+        path_of: where an artifact lies in the cache.
+        is_ours: whether a name and path that the engine lists come from this cache; the rest is left alone.
+        confirmed: served names that answered a request since they were loaded.
+        resting: served name → when it may be tried again, after a failure.
+        leaving: served name → since when nobody wants it.
+        busy: served names that requests are running on.
+        refused: served names that the engine would not serve as they are.
+        known: served names that the registry was told about and not yet told that they are gone.
+        now: seconds of a monotonic clock, as all times here.
+        drain_s: how long an adapter stays loaded that nobody wants any more.
+        longest_drain_s: after so long it goes, even if requests never end.
+    """
+
+    wishes: tuple[Wish, ...]
+    published: frozenset[str]
+    listed: Mapping[str, str | None]
+    ready: frozenset[str]
+    path_of: Callable[[str], str]
+    is_ours: Callable[[str, str | None], bool]
+    now: float
+    fetching: frozenset[str] = frozenset()
+    confirmed: frozenset[str] = frozenset()
+    resting: Mapping[str, float] = field(default_factory=dict)
+    leaving: Mapping[str, float] = field(default_factory=dict)
+    busy: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+    drain_s: float = 30.0
+    longest_drain_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Have the artifact in the cache, verified."""
+
+    record: VersionRecord
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load it into the engine from this path."""
+
+    record: VersionRecord
+    path: str
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """The engine has it: ask for one token, and say that it is routable."""
+
+    record: VersionRecord
+    path: str
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Unload it: nobody wants it any more, or it lies at another path than it should."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Nobody wants it since now: its drain time begins."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Return:
+    """It is wanted again before it was unloaded."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Say:
+    """Tell the registry how far it is."""
+
+    name: str
+    state: NodeState
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Ask nothing of the engine for it: say why the node skips it."""
+
+    record: VersionRecord
+
+
+Action = Fetch | Load | Confirm | Unload | Leave | Return | Say | Refuse
+
+
+def plan(situation: Situation) -> list[Action]:
+    """The actions that bring what is nearer to what is wanted, in the order in which to do them.
+
+    New versions are loaded before old ones are unloaded, and fetches begin first of all.
+    """
+    actions = [action for wish in situation.wishes for action in _for_wish(wish, situation)]
+    actions.sort(key=lambda action: not isinstance(action, Fetch))
+    actions.extend(_for_leaving(situation))
+    actions.extend(_for_retired(situation))
+    return actions
+
+
+def next_look_s(situation: Situation) -> float | None:
+    """Seconds until something is due that no event announces; None if nothing is."""
+    due = [at for name, at in situation.resting.items() if name in {wish.name for wish in situation.wishes}]
+    due += [since + situation.drain_s for since in situation.leaving.values()]
+    return max(0.0, min(due) - situation.now) if due else None
+
+
+def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
+    name, record = wish.name, wish.record
+    if name in situation.leaving:
+        yield Return(name)
+    if name in situation.refused:
+        yield Refuse(record)
+        return
+    if situation.resting.get(name, situation.now) > situation.now:
+        return
+    if record.digest not in situation.ready:
+        if record.digest not in situation.fetching:
+            yield Fetch(record)
+        return
+    path = situation.path_of(record.digest)
+    if name not in situation.listed:
+        if not wish.eager:
+            yield Say(name, NodeState.RESOLVABLE)
+        elif name not in situation.busy:  # requests of an earlier load still run: a second one would kill vLLM
+            yield Load(record, path)
+        return
+    if situation.listed[name] not in (None, path):
+        if name not in situation.busy:
+            yield Unload(name)
+    elif name not in situation.confirmed:
+        yield Confirm(record, path)
+
+
+def _for_leaving(situation: Situation) -> Iterator[Action]:
+    wanted = {wish.name for wish in situation.wishes} - situation.refused
+    for name, path in situation.listed.items():
+        if name in wanted or not situation.is_ours(name, path):
+            continue
+        since = situation.leaving.get(name)
+        if since is None:
+            yield Leave(name)
+            continue
+        waited = situation.now - since
+        if waited >= situation.longest_drain_s or (waited >= situation.drain_s and name not in situation.busy):
+            yield Unload(name)
+
+
+def _for_retired(situation: Situation) -> Iterator[Action]:
+    for name in sorted(situation.known - situation.published):
+        if name not in situation.listed:
+            yield Say(name, NodeState.RETIRED)

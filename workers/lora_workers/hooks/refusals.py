@@ -7,7 +7,6 @@ from typing import Final
 
 from lora_registry import hook_codes
 from lora_registry.code import Code
-from lora_registry.errors import RegistryError
 
 STATUS: Final = {
     hook_codes.HOOK_UNKNOWN: HTTPStatus.NOT_FOUND,
@@ -21,12 +20,18 @@ STATUS: Final = {
 """What the sender is answered. None of the refusals is one that senders repeat, but the last."""
 
 
-class Refused(RegistryError):
-    """The hook refuses the delivery."""
+class Refused(Exception):
+    """The hook refuses the delivery; it stays between the hooks and the gateway, which answers it."""
 
     def __init__(self, code: Code, message: str = "") -> None:
-        super().__init__(message or code.cause, remedy=code.remedy)
+        self.message = message or code.cause
+        super().__init__(self.message)
         self.why = code
+
+    @property
+    def remedy(self) -> str:
+        """What the sender's owner does about it."""
+        return self.why.remedy
 
     @property
     def status(self) -> HTTPStatus:
@@ -34,8 +39,12 @@ class Refused(RegistryError):
         return STATUS[self.why]
 
 
-class Ignored(RegistryError):
+class Ignored(Exception):
     """The delivery is authentic, and about nothing that is to be registered; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 def malformed(message: str) -> Refused:

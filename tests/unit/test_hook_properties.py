@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.helpers import hooks
 from tests.helpers.hooks import RULES, SECRET, Sent, certificate
 
-from lora_registry.errors import RegistryError
 from lora_registry.names import AdapterName
 from lora_workers.hooks.configuration import HooksFile
 from lora_workers.hooks.hook import Hook, Reading
 from lora_workers.hooks.proofs import Proof
+from lora_workers.hooks.refusals import Ignored, Refused
 from lora_workers.hooks.request import HookRequest
 
 HOOKS: dict[str, Hook] = dict(HooksFile.model_validate({"hooks": RULES}).hooks)
@@ -37,11 +37,11 @@ GENUINE: dict[str, Any] = {
 
 def outcome(hook: str, request: HookRequest) -> Reading | None:
     """What a hook makes of a request that nobody made on purpose: one of our errors, or a reading."""
-    with contextlib.suppress(RegistryError):
+    with contextlib.suppress(Refused, Ignored):
         HOOKS[hook].prove(request, PROOF)
     try:
         return HOOKS[hook].read(request, quiet_s=0)
-    except RegistryError:
+    except (Refused, Ignored):
         return None
 
 

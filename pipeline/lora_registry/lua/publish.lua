@@ -99,7 +99,6 @@ if newest then
     redis.call('HSET', KEYS[4], own_alias, string.format('%d follow %s', record.version, digest))
     redis.call('HSET', KEYS[2], 'alias:' .. name, 1)
     remember_move(prefix, own_alias, target, record.version, 'follow', 'follow', id, now)
-    redis.call('PERSIST', prefix .. ':catalog:moves:' .. own_alias)
     announce(prefix, generation, base, 'alias.moved', own_alias, string.format(
       '{"namespace":"%s","name":"%s","alias":"%s","version":%d,"previous":%s,"mode":"follow"}',
       namespace, name, name, record.version, target or 'null'), now, ARGV[6])

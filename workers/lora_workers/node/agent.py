@@ -199,6 +199,7 @@ class Agent:
         if self._info is None or self._engine_failures:
             self._info = describe_node(self._driver.describe(), self._options)
             self._refusals.clear()
+            self._resting.clear()  # it may have been started again with other options
         self._engine_failures = 0
         return listed
 

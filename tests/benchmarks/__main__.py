@@ -8,7 +8,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import catalog_size, fan_out, get_or_allocate, late_joiner, nodes, numeric, pipeline, structure
+from tests.benchmarks import (
+    catalog_size,
+    fan_out,
+    gateway,
+    get_or_allocate,
+    late_joiner,
+    nodes,
+    numeric,
+    pipeline,
+    remote,
+    serving,
+    structure,
+    webhooks,
+)
 from tests.benchmarks.figures import Figure, document, table
 from tests.benchmarks.stand import Stand, open_stand
 
@@ -18,9 +31,13 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Figure]]] = {
     "fan_out": fan_out.run,
     "catalog_size": catalog_size.run,
     "late_joiner": late_joiner.run,
+    "gateway": gateway.run,
+    "webhooks": webhooks.run,
     "structure": structure.run,
     "numeric": numeric.run,
+    "remote": remote.run,
     "nodes": nodes.run,
+    "serving": serving.run,
 }
 
 

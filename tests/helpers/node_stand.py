@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from lora_registry.artifacts import WEIGHTS_FILE, FileDigest
 from lora_registry.catalog import VersionRecord
 from lora_registry.ledger import Lease
 from lora_registry.nodes import Ack, NodeRegistry, NodeState
+from lora_registry.registrations import Registration
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
 from lora_workers.local_artifacts import LocalArtifactStore
@@ -40,9 +42,11 @@ class StoringRegistry(Registry):
 
     Attributes:
         padding_bytes: what follows it.
+        announced_at: when the last version began to be published (`time.monotonic`).
     """
 
     padding_bytes = 0
+    announced_at = 0.0
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         super().__init__(client, settings)
@@ -57,6 +61,11 @@ class StoringRegistry(Registry):
         digest = keep_artifact(self.store, lease.registration.source, padding_bytes=self.padding_bytes)
         fields = {"digest": digest, "rank": 8, "size_bytes": 4096, "base_revision": "main", "findings": "[]"}
         self.ledger.complete(lease, fields)
+
+    def publish(self, lease: Lease) -> Registration:
+        """Run the publish stage on one lease."""
+        self.announced_at = time.monotonic()
+        return super().publish(lease)
 
     def publish_version(self, name: str = "support-bot", *, content: str = "one", **fields: Any) -> VersionRecord:
         """Publish a version; returns its record."""

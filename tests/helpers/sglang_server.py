@@ -35,6 +35,7 @@ class SglangServer:
         fail_halfway: names whose next load fails halfway.
         healthy: whether `/health` answers 200.
         away: whether it answers everything with 503, as a proxy before a dead engine does.
+        mute: names that it lists and answers no request with.
         calls: paths that were asked for, in order.
     """
 
@@ -45,6 +46,7 @@ class SglangServer:
     fail_halfway: set[str] = field(default_factory=set)
     healthy: bool = True
     away: bool = False
+    mute: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -118,6 +120,8 @@ class SglangServer:
         return self._said(200, "")
 
     def _generate(self, name: str | None) -> Answer:
+        if name in self.mute:
+            return 500, {"error": {"message": "probability tensor contains nan"}}
         if name and name not in self.loaded:
             if name not in self.remembered:
                 return 400, {"error": {"message": f"The following requested LoRA adapters are not loaded: {name}"}}

@@ -131,6 +131,7 @@ def test_a_version_for_another_base_or_another_engine_is_not_served(
     record = registry.publish_version()
     assert find(settings, tmp_path, record.served_name, base="other") is None
     assert find(settings, tmp_path, record.served_name, max_lora_rank=4) is None
+    assert find(settings, tmp_path, record.served_name, select="tier=gold") is None
     assert find(settings, tmp_path, record.served_name, max_lora_rank=8)
 
 

@@ -261,6 +261,21 @@ def test_an_artifact_that_the_store_lost_is_said(registry: StoringRegistry, sett
         registry.wait_for(lost.served_name, NodeState.ROUTABLE)
 
 
+def test_a_server_that_lost_its_last_writes_is_told_everything_again(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """A new generation may have forgotten what nodes said; they say it again without being asked."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        registry.client.delete(registry.keys.node_acks("node-1"))
+        registry.forget_server()
+        registry.admit()
+        registry.publish_version("other", content="other")
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
 @pytest.fixture(autouse=True)
 def _no_key_is_left_for_ever(registry: StoringRegistry, settings: Settings) -> Iterator[None]:
     yield

@@ -142,3 +142,18 @@ def test_an_engine_that_is_away_is_said_and_fetching_goes_on(
             engine.away = False
             for name in (record.served_name, other.served_name):
                 registry.wait_for(name, NodeState.ROUTABLE)
+
+
+def test_what_is_listed_and_does_not_answer_is_not_routable(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """A 200 for the load and a place in the list are not enough: one token is."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    engine.mute.add("support-bot.v1")
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        ack = registry.wait_for(record.served_name, NodeState.FAILED)
+        assert ack.code == "NODE_PROBE_FAILED"
+        assert "contains nan" in ack.reason
+        engine.mute.clear()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)

@@ -33,6 +33,7 @@ class Stand:
         bare: a vLLM with nothing in it.
         agent: the agent beside it.
         resolving: a vLLM with the plug-in and the middleware in it.
+        resolving_cache: their cache.
     """
 
     stack: Stack
@@ -41,6 +42,7 @@ class Stand:
     bare: VllmServer
     agent: Node
     resolving: VllmServer
+    resolving_cache: Path
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +54,11 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     base = make_base(directory / "base")
     valkey = start_server(directory / "valkey")
     settings = make_settings(valkey.url, directory, numeric="on", lease_s=10.0, stall_timeout_s=60.0, max_lora_rank=64)
+    resolving_cache = directory / "cache of resolving"
     inside = environment_of_a_node(
         installation.environment_of(settings),
         base=BASE_NAME,
-        cache=str(directory / "cache-2"),
+        cache=str(resolving_cache),
         drain_s="2",
         max_lora_rank="16",
     )
@@ -79,7 +82,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         agent.start()
         bare.wait()
         resolving.wait()
-        yield Stand(stack, valkey, base, bare, agent, resolving)
+        yield Stand(stack, valkey, base, bare, agent, resolving, resolving_cache)
     finally:
         agent.stop()
         for server in (bare, resolving):

@@ -20,11 +20,14 @@ class Node:
         settings: the registry's settings.
         directory: for its cache and log.
         node_id: its name.
+        cache: its cache; None: one in `directory`.
     """
 
-    def __init__(self, engine_url: str, settings: Settings, directory: Path, *, node_id: str) -> None:
+    def __init__(
+        self, engine_url: str, settings: Settings, directory: Path, *, node_id: str, cache: Path | None = None
+    ) -> None:
         self.node_id = node_id
-        self.cache = directory / "cache"
+        self.cache = cache or directory / "cache"
         self.log = directory / "agent.log"
         directory.mkdir(parents=True, exist_ok=True)
         self._settings = settings

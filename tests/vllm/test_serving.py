@@ -23,6 +23,7 @@ from tests.vllm.asking import (
 )
 from tests.vllm.conftest import Stand
 from tests.vllm.models import LONG_PROMPT, PROMPT, Reference, train_adapter, vary
+from tests.vllm.node import Node
 from tests.vllm.server import VLLM
 from tests.vllm.traffic import traffic
 
@@ -168,6 +169,35 @@ def test_an_engine_that_restarts_gets_its_adapters_back(stand: Stand, trained: d
     wait_for_ack(stand, "first-bot.v1", NodeState.ROUTABLE)
     wait_until(lambda: before <= stand.bare.listed().keys(), what="all adapters back")
     check_answer(stand.bare, "first-bot.v1", trained["bravo"].reference)
+
+
+def test_an_agent_beside_plug_in_and_middleware(stand: Stand, trained: dict[str, Trained], tmp_path: Path) -> None:
+    """All three on one server and one cache, under traffic: forth, back and forth again, and every answer is right."""
+    settings = stand.stack.settings
+    agent = Node(stand.resolving.url, settings, tmp_path, node_id="beside", cache=stand.resolving_cache)
+    agent.start("--select", "name=trio-bot", "--drain-s", "0.5")
+    try:
+        old = publish(stand, "trio-bot", trained["charlie"].path)
+        wait_for_version(stand.resolving, "trio-bot", old)
+        with traffic(stand.resolving, ("trio-bot",), (PROMPT, LONG_PROMPT)) as seen:
+            new = publish(stand, "trio-bot", trained["delta"].path)
+            seen.wait_for("trio-bot", new, count=5)
+            wait_until(lambda: old not in stand.resolving.listed(), what="the old version unloaded")
+            lifecycle(stand).rollback(AdapterName("default", "trio-bot"), "trio-bot")
+            wait_until(lambda: seen.answers[-1].served_name == old, what="the old version again")
+            wait_until(lambda: new not in stand.resolving.listed(), what="the new version unloaded")
+    finally:
+        agent.stop()
+    words = {old: "charlie", new: "delta"}
+    expected = {
+        (name, prompt): trained[word].reference.answer(prompt, tokens=TOKENS)[0]
+        for name, word in words.items()
+        for prompt in (PROMPT, LONG_PROMPT)
+    }
+    for each in seen.answers:
+        assert each.status == 200, each
+        assert each.text == expected[each.served_name, each.prompt], each
+    assert stand.resolving.is_healthy()
 
 
 def test_requests_inside_the_process_carry_the_registrys_number() -> None:

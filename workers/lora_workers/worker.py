@@ -23,6 +23,7 @@ from lora_workers.celery_app import make_app, spawn_children
 from lora_workers.extras import require
 from lora_workers.numeric_needs import count_gpus, require_numeric
 from lora_workers.processes import die_with_parent
+from lora_workers.sources import open_sources
 from lora_workers.tasks import Around, Station, rebuild_app, register_tasks
 
 _SLOTS_FOR_S = 30.0
@@ -48,15 +49,17 @@ def run_worker(
         Exit code for the process.
 
     Raises:
-        Configuration: an engine profile cannot be read, or a canary worker cannot use its settings.
+        Configuration: an engine profile or the credentials file cannot be read, a scheme has no library here,
+            or a canary worker cannot use its settings.
         MissingExtra: a canary worker has no httpx, or a validate worker has no torch, and numeric validation is not
             switched off.
     """
     find_profiles(settings.engine_profiles)  # what is wrong with them is said before anything starts
+    open_sources(settings)
     _check_canary(settings, stages)
+    gpus = _count_gpus(settings, stages)
     app = make_app(settings)
     register_tasks(app, Station(app, settings, around=around))
-    gpus = _count_gpus(settings, stages)
     if gpus:
         concurrency = gpus
         level = logging.getLogger().getEffectiveLevel()

@@ -33,7 +33,6 @@ redis.call('HSET', KEYS[3], field, string.format('%s %s %s', version, mode, cjso
 redis.call('HSET', KEYS[1], 'alias:' .. ARGV[5], 1)
 local now = now_us()
 remember_move(ARGV[1], field, current, version, mode, ARGV[10], ARGV[9], now)
-redis.call('PERSIST', ARGV[1] .. ':catalog:moves:' .. field)
 announce(ARGV[1], generation, ARGV[2], 'alias.moved', field, string.format(
   '{"namespace":"%s","name":"%s","alias":"%s","version":%s,"previous":%s,"mode":"%s"}',
   ARGV[3], ARGV[4], ARGV[5], version, current or 'null', mode), now, ARGV[8])

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from lora_registry.errors import Conflict, RedisUnavailable
-from lora_registry.nodes import NodeRegistry, NodeState, may_follow
+from lora_registry.nodes import NodeRegistry, NodeState
 from lora_workers.node.failures import NodeFailure
 
 logger = logging.getLogger(__name__)
@@ -70,13 +70,10 @@ class Acknowledgements:
             self._tell(name, wanted)
 
     def _tell(self, name: str, wanted: _Said) -> bool:
-        before = self._said.get(name)
         try:
-            if before and not may_follow(before.state, wanted.state):
-                self._nodes.ack(self._node_id, name, NodeState.SEEN)
             try:
                 self._nodes.ack(self._node_id, name, wanted.state, code=wanted.code, reason=wanted.reason)
-            except Conflict:  # the registry remembers more than this process
+            except Conflict:  # after a failure, for example: it begins anew
                 self._nodes.ack(self._node_id, name, NodeState.SEEN)
                 self._nodes.ack(self._node_id, name, wanted.state, code=wanted.code, reason=wanted.reason)
         except RedisUnavailable as error:

@@ -83,7 +83,7 @@ class Agent:
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
         self._fetches = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch")
         self._fetched: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._wake, self._stopping, self._beat_now = threading.Event(), threading.Event(), threading.Event()
         self._view: CatalogView | None = None
         self._generation = ""
         self._info: NodeInfo | None = None
@@ -126,6 +126,7 @@ class Agent:
         """End `run` soon. The engine keeps what it has."""
         self._stopping.set()
         self._wake.set()
+        self._beat_now.set()
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -144,8 +145,10 @@ class Agent:
 
     def _beat(self) -> None:
         """Heartbeats, from when the node has joined."""
-        while not self._stopping.wait(self._settings.heartbeat_s):
-            if self._has_joined:
+        while not self._stopping.is_set():
+            self._beat_now.wait(self._settings.heartbeat_s)
+            self._beat_now.clear()
+            if self._has_joined and not self._stopping.is_set():
                 self._heartbeat(fresh=False)
 
     def _heartbeat(self, *, fresh: bool) -> bool:
@@ -196,6 +199,7 @@ class Agent:
         if self._info is None or self._engine_failures:
             self._info = describe_node(self._driver.describe(), self._options)
             self._refusals.clear()
+            self._resting.clear()  # it may have been started again with other options
         self._engine_failures = 0
         return listed
 
@@ -252,7 +256,7 @@ class Agent:
         digests = frozenset({wish.record.digest for wish in wishes} | held)
         if digests != self._digests:
             self._digests = digests
-            self._heartbeat(fresh=False)  # before anything is fetched: what a node holds is not collected
+            self._beat_now.set()  # what a node holds is not collected
 
     def _notice_losses(self, listed: dict[str, str | None]) -> None:
         """What the engine has no more, without having been asked to unload it: it was restarted."""

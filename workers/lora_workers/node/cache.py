@@ -158,7 +158,7 @@ class Cache:
             (staging / MANIFEST_FILE).write_bytes(manifest.to_json())
             for name in _FILES:
                 _sync(staging / name, mode=_READ_ONLY_FILE)
-            self._settle(staging, target)
+            self._settle(staging, target)  # a rename that a power failure undoes costs a fetch and no more
 
     @staticmethod
     def _settle(staging: Path, target: Path) -> None:
@@ -171,10 +171,8 @@ class Cache:
             staging.rmdir()
         else:
             target.unlink(missing_ok=True)  # something else of that name
-            _sync(staging, mode=_OPEN_DIRECTORY)
             staging.rename(target)
-        _sync(target, mode=_READ_ONLY_DIRECTORY)
-        _sync(target.parent)
+        target.chmod(_READ_ONLY_DIRECTORY)
 
     def _is_whole(self, digest: str) -> bool:
         directory = self.path(digest)
@@ -301,11 +299,10 @@ def _size_of(directory: Path) -> int:
     return 0
 
 
-def _sync(path: Path, *, mode: int | None = None) -> None:
+def _sync(path: Path, *, mode: int) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        if mode is not None:
-            os.fchmod(descriptor, mode)
+        os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

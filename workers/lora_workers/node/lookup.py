@@ -23,6 +23,7 @@ from lora_registry.errors import RedisUnavailable
 from lora_registry.keys import Keys
 from lora_registry.names import parse_reference
 from lora_registry.nodes import NodeInfo
+from lora_registry.selection import parse_selector
 from lora_registry.settings import Settings
 from lora_workers.node.aliases import is_served_name
 from lora_workers.node.cache import Cache, Origin
@@ -78,6 +79,7 @@ class NameLookup:
     def __init__(self, node: NodeInfo, options: NodeOptions, settings: Settings) -> None:
         self._node = node
         self._settings = settings
+        self._selector = parse_selector(options.select)
         self._keys = Keys(settings.key_prefix)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
         self._origin = LazyOrigin(settings)
@@ -105,7 +107,7 @@ class NameLookup:
 
     async def _find(self, served_name: str) -> Found | None:
         record = await self._record(served_name)
-        if record is None or record.base_model != self._node.base_model:
+        if record is None or record.base_model != self._node.base_model or not self._selector.matches(record):
             return None
         _, why = refusal(record, self._node)
         if why:

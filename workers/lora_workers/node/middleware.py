@@ -109,6 +109,8 @@ class AliasMiddleware:
             await self._app(scope, _replay(body, receive), _tell(served_name, send))
         finally:
             self._running[served_name] -= 1
+            if not self._running[served_name]:
+                del self._running[served_name]  # names come from requests: there is no end of them
 
     async def _served_name(self, model: str) -> str | None:
         """What a request for `model` is for; None if that is no name of the registry's."""

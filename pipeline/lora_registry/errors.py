@@ -11,9 +11,11 @@
     │   ├── ArtifactBusy
     │   ├── QueueFull
     │   ├── RateLimited
+    │   ├── CanaryEngineUnfit  the canary engine cannot judge now: that blames no adapter
     │   ├── ProcessUnfit    … and only in another process: record, then end this one
     │   └── Deferred        not there yet: looked at again at no cost, and rejected when its time is up
     ├── LeaseLost           someone else owns the registration: stop, write nothing
+    │   └── EngineBusy      the canary engine tries another candidate; the registration was given back, at no cost
     ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
     ├── NotFound            nothing of that name is registered
     ├── Conflict            the state is not what the caller expected: read it again, then decide

@@ -137,7 +137,9 @@ def _start(installation: Installation, say: Say) -> None:
 def _register_all(models: Path, settings: Settings, say: Say) -> list[str]:
     client = RegistrationClient.from_url(settings.redis_url, key_prefix=settings.key_prefix)
     for base in _BASES:
-        profile = read_base_profile(base, models / "bases" / base, also_known_as=(f"{_HUB}/{base}",))
+        # Without the model that transformers would build: these bases are plain, and importing it takes seconds.
+        known = (f"{_HUB}/{base}",)
+        profile = read_base_profile(base, models / "bases" / base, also_known_as=known, with_model=False)
         client.catalog.add_base(profile)
         say(f"base model {base}: {profile.architecture}, {len(profile.modules)} modules with a shape")
     listener = _Listener(settings, say)

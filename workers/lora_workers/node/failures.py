@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from lora_registry.code import Code
-from lora_registry.errors import RegistryError
 
 
-class NodeFailure(RegistryError):
-    """The node cannot serve a version.
+class NodeFailure(Exception):
+    """The node cannot serve a version; it ends in an acknowledgement, not at a user.
 
     Args:
         reason: the code of the reason.
@@ -16,6 +15,7 @@ class NodeFailure(RegistryError):
     """
 
     def __init__(self, reason: Code, message: str = "", *, may_pass: bool) -> None:
-        super().__init__(message or reason.cause, remedy=reason.remedy)
-        self.code = reason.code  # type: ignore[misc] # it is of the reason, not of the class
+        self.message = message or reason.cause
+        super().__init__(self.message)
+        self.code, self.remedy = reason.code, reason.remedy
         self.may_pass = may_pass

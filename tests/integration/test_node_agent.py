@@ -244,7 +244,7 @@ def test_the_cache_makes_room_by_what_the_engine_does_not_list(
         registry.wait_for(versions[-1].served_name, NodeState.ROUTABLE)
         for each in (kept, versions[-1]):
             assert (links(options)[each.served_name] / WEIGHTS_FILE).is_file()
-        wait_until(lambda: len(list((options.cache / "sha256").iterdir())) <= 3, what="room made")
+        wait_until(lambda: len(list((options.cache / "sha256").iterdir())) <= 2, what="room made")
 
 
 def test_an_artifact_that_the_store_lost_is_said(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:

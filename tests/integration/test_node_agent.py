@@ -212,7 +212,7 @@ def test_damaged_files_are_mended_where_they_lie(registry: StoringRegistry, sett
     damage(directory, {WEIGHTS_FILE: b"/gooD"})  # the same size
     with running_agent(options, settings):
         wait_until(lambda: weights_of(options, record.served_name) == "/good", what="the right bytes again")
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o555
+        wait_until(lambda: stat.S_IMODE(directory.stat().st_mode) == 0o555, what="nobody writes there")
 
 
 @pytest.mark.parametrize("obstacle", ["full", "not writable"])

@@ -214,3 +214,22 @@ def test_what_is_no_digest_has_no_path(tmp_path: Path) -> None:
     """Nothing from outside becomes part of a path unchecked."""
     with pytest.raises(ValueError, match="no digest"):
         Cache(tmp_path).path("sha256:../../etc")
+
+
+def test_two_fetches_at_once_share_the_room(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """The second one knows what the first will take up, though it is not there yet."""
+    digests = [keep_artifact(store, letter * 40) for letter in "ab"]
+    cache = Cache(tmp_path / "cache", max_bytes=500)
+
+    class Overtaken(FlakyOrigin):
+        def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+            if name == WEIGHTS_FILE:
+                with pytest.raises(NodeFailure) as failed:
+                    cache.fetch(digests[1], store)
+                assert failed.value.code == "NODE_CACHE_FULL"
+            return super().read(digest, name, offset=offset)
+
+    cache.fetch(digests[0], Overtaken(store), keep=lambda: set(digests))
+    assert cache.digests() == {digests[0]}
+    cache.fetch(digests[1], store)
+    assert cache.digests() == {digests[1]}

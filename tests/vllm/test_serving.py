@@ -172,7 +172,7 @@ def test_an_engine_that_restarts_gets_its_adapters_back(stand: Stand, trained: d
 
 
 def test_an_agent_beside_plug_in_and_middleware(stand: Stand, trained: dict[str, Trained], tmp_path: Path) -> None:
-    """All three on one server and one cache, under traffic: forth, back and forth again, and every answer is right."""
+    """All three on one server and one cache, under traffic: forth and back, and every answer is right."""
     settings = stand.stack.settings
     agent = Node(stand.resolving.url, settings, tmp_path, node_id="beside", cache=stand.resolving_cache)
     agent.start("--select", "name=trio-bot", "--drain-s", "0.5")

@@ -16,6 +16,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,9 @@ class Cache:
         self.root = root.absolute()
         self._max_bytes = max_bytes
         self._verified: dict[str, Fingerprint] = {}
+        self._room = threading.Lock()
+        self._coming: dict[str, int] = {}
+        """Digest → bytes that its fetch in this process will take up."""
 
     def path(self, digest: str) -> Path:
         """Where the artifact lies, or would."""
@@ -149,16 +153,23 @@ class Cache:
         with _origin_errors():
             manifest = origin.manifest(digest)
         target, staging = self.path(digest), self.root / "staging" / self.path(digest).name
+        wanted_bytes = manifest.config.size_bytes + manifest.weights.size_bytes + len(manifest.to_json())
         with _cache_errors():
             staging.mkdir(parents=True, exist_ok=True)
-            self._make_room(manifest.config.size_bytes + manifest.weights.size_bytes, staging, {*keep(), digest})
-        for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
-            _bring_file(origin, digest, name, expected, staging / name)
-        with _cache_errors():
-            (staging / MANIFEST_FILE).write_bytes(manifest.to_json())
-            for name in _FILES:
-                _sync(staging / name, mode=_READ_ONLY_FILE)
-            self._settle(staging, target)  # a rename that a power failure undoes costs a fetch and no more
+        kept = {*keep(), digest}
+        with self._room, _cache_errors():
+            self._make_room(wanted_bytes - _size_of(staging), kept)  # less what an earlier try fetched
+            self._coming[digest] = wanted_bytes
+        try:
+            for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
+                _bring_file(origin, digest, name, expected, staging / name)
+            with _cache_errors():
+                (staging / MANIFEST_FILE).write_bytes(manifest.to_json())
+                for name in _FILES:
+                    _sync(staging / name, mode=_READ_ONLY_FILE)
+                self._settle(staging, target)  # a rename that a power failure undoes costs a fetch and no more
+        finally:
+            del self._coming[digest]
 
     @staticmethod
     def _settle(staging: Path, target: Path) -> None:
@@ -200,13 +211,12 @@ class Cache:
 
     # Room
 
-    def _make_room(self, wanted_bytes: int, staging: Path, keep: Collection[str]) -> None:
+    def _make_room(self, wanted_bytes: int, keep: Collection[str]) -> None:
         """Remove what was not used for longest, and is not to be kept, until there is room.
 
         Raises:
             NodeFailure: there is none.
         """
-        wanted_bytes -= _size_of(staging)  # what an earlier try fetched
         while (short := self._short_of(wanted_bytes)) > 0:
             oldest = min(self._removable(keep), key=lambda path: path.stat().st_mtime, default=None)
             if oldest is None:
@@ -218,11 +228,12 @@ class Cache:
             self._remove(oldest)
 
     def _short_of(self, wanted_bytes: int) -> int:
-        free = shutil.disk_usage(self.root).free
+        coming = sum(self._coming.values())
+        short = wanted_bytes + coming - shutil.disk_usage(self.root).free
         if self._max_bytes is None:
-            return wanted_bytes - free
-        held = sum(_size_of(self.path(digest)) for digest in self.digests())
-        return max(wanted_bytes - free, held + wanted_bytes - self._max_bytes)
+            return short
+        held = sum(_size_of(self.path(digest)) for digest in self.digests() - self._coming.keys())
+        return max(short, held + coming + wanted_bytes - self._max_bytes)
 
     def _removable(self, keep: Collection[str]) -> list[Path]:
         return [self.path(digest) for digest in self.digests() if is_digest(digest) and digest not in keep]

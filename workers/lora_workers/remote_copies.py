@@ -69,7 +69,7 @@ def remove_old_remote_copies(url: str, *, older_than_s: float, settings: Setting
             aware = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
             newest[place] = max(newest.get(place, aware), aware)
         # Only what lies as deep as copies do: an inbox that is shared with something else by mistake survives.
-        old = [place for place, at in newest.items() if at < before and place.removeprefix(inbox).count("/") == 2]
+        old = [place for place, at in newest.items() if at < before and place.removeprefix(inbox).count("/") == 3]
         for place in old:
             _remove(files, place)
     return len(old)

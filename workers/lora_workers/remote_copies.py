@@ -15,7 +15,8 @@ from lora_registry.copies import AdapterCopy
 from lora_registry.errors import Configuration, RegistryError, Transient
 from lora_registry.ready_marker import MARKER_FILE
 from lora_registry.settings import Settings
-from lora_workers.store_options import ADAPTER_INBOX, options_for
+from lora_workers.credentials import ADAPTER_INBOX
+from lora_workers.store_options import options_for
 
 ANSWER_S = 60.0
 """An object store has so long to answer, and so much longer as the bytes take at _SLOW; then training goes on."""

@@ -49,7 +49,8 @@ class VersionRecord(BaseModel):
         digest: `sha256:…` over the artifact's manifest.
         rank: largest rank among its modules.
         size_bytes: size of the weights file.
-        source: where the publisher said the bytes were.
+        source: where the bytes were found, with the commit where the place has one.
+        requested_source: what the publisher asked for, if that was put otherwise (a branch, an alias); else empty.
         registration_id: registration that published it.
         labels: what selectors select by.
         metadata: anything else that the publisher wanted to keep with it.
@@ -70,6 +71,7 @@ class VersionRecord(BaseModel):
     rank: int
     size_bytes: int
     source: str
+    requested_source: str = ""
     registration_id: str
     labels: dict[str, str] = {}
     metadata: dict[str, str] = {}

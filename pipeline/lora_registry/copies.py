@@ -1,6 +1,8 @@
 """Stable copies of adapters, which a training job makes for the workers to read: its own files may be gone by then.
 
-    <inbox>/<namespace.name>/<32 hex digits>/adapter_config.json  adapter_model.safetensors  …  _ADAPTER_READY.json
+    <inbox>/<namespace>/<name>/<32 hex digits>/adapter_config.json  adapter_model.safetensors  …  _ADAPTER_READY.json
+
+So a policy can let a namespace register from its own copies: `--source <inbox>/<namespace>`.
 
 The name of a copy comes from its bytes and from what is asked for, so the same request twice is one copy. It is written
 under a temporary name, synced, renamed, and marked as ready last; on an object store the marker alone is what is last.
@@ -127,7 +129,7 @@ def remove_old_copies(inbox: Path, *, older_than_s: float) -> int:
     """
     removed, before = 0, time.time() - older_than_s
     with _file_errors(inbox):
-        for directory in [*inbox.glob(f"{TEMPORARY}*"), *inbox.glob("[!.]*/*")]:
+        for directory in [*inbox.glob(f"{TEMPORARY}*"), *inbox.glob("[!.]*/*/*")]:
             with suppress(FileNotFoundError):
                 marker = directory / MARKER_FILE
                 if (marker if marker.exists() else directory).stat().st_mtime < before:

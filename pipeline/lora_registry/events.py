@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from lora_registry.errors import Rejected
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, check_base_name
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 Value = Annotated[str, StringConstraints(max_length=256)]
+_WITH_SECRETS = re.compile(r"[a-z0-9+.-]+://[^/@:]*:[^/@]*@|https?://.*\?", re.ASCII | re.IGNORECASE | re.DOTALL)
+"""A user name with a password, or a query, which in a URL of the web is where signatures are."""
 
 
 class Follow(StrEnum):
@@ -48,6 +51,13 @@ class RegistrationRequested(BaseModel):
     metadata: Annotated[dict[Key, Value], Field(max_length=32)] = {}
     supersede: bool = False
     follow: Follow = Follow.LATEST
+
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, source: str) -> str:
+        if _WITH_SECRETS.match(source):  # events are kept, shown and logged
+            raise ValueError("it has a password or a query in it; let the namespace's policy name a credential")
+        return source
 
     @model_validator(mode="after")
     def _check_names(self) -> RegistrationRequested:

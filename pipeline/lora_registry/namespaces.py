@@ -74,6 +74,14 @@ def parse_place(text: str) -> Place:
     return Place(scheme, parts, revision)
 
 
+def is_below(source: str, prefix: str) -> bool:
+    """Whether `source` is the place `prefix` or lies below it; what cannot be read in one way only does not."""
+    try:
+        return bool(prefix) and parse_place(prefix).covers(parse_place(source))
+    except ValueError:
+        return False
+
+
 def _split_revision(rest: str) -> tuple[str, str]:
     """`org/repo@revision/sub` → (`org/repo/sub`, `revision`).
 

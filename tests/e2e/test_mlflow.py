@@ -82,6 +82,7 @@ def test_an_alias_that_is_set_in_mlflow_is_published(mlflow: MlflowServer, tmp_p
         [published] = stack.wait_for(asked[0].registrations).values()
         assert (published.outcome, published.served_name) == (Outcome.PUBLISHED, "support-bot.v1")
         assert published.source == "mlflow://Support%20Bot@champion"
+        assert stack.registry.version("support-bot").requested_source == published.source
         assert published.labels == {"mlflow_version": first}
 
         digests = [published.digest]

@@ -57,7 +57,7 @@ def run(stack: Stack, *command: str) -> subprocess.CompletedProcess[str]:
 
 def copies_in(inbox: Path) -> list[Path]:
     """Copies that are in the inbox, and what is left of some."""
-    return [*inbox.glob("*/*"), *inbox.glob(".*")]
+    return [*inbox.glob("*/*/*"), *inbox.glob(".*")]
 
 
 def test_example_trains_and_registers(stack: Stack) -> None:

@@ -111,7 +111,8 @@ def test_a_push_to_the_hub_is_published(world: World) -> None:
     registration = world.deliver(hooks.hub(hooks.hub_push(f"acme/{name}", sha=sha), delivery_id=name))
     assert (registration.outcome, registration.adapter.name) == (Outcome.PUBLISHED, name)
     record = world.stack.registry.version(name)
-    assert (record.source, record.registration_id) == (f"hf://acme/{name}@main", registration.id)
+    assert (record.source, record.requested_source) == (f"hf://acme/{name}@{sha}", f"hf://acme/{name}@main")
+    assert record.registration_id == registration.id
 
 
 def test_a_commit_of_the_readme_alone_makes_no_version(world: World) -> None:

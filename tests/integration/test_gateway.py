@@ -486,8 +486,9 @@ def test_a_policy_is_enforced_at_once(registry: Registry) -> None:
             problem = problem_of(answer, 403, "SOURCE_NOT_ALLOWED")
             assert problem["findings"][0]["subject"] == source
         assert registry.inbox.waiting() == 0
-        allowed = event(namespace="team", source="s3://bucket/team/x")
-        assert client.post(REGISTRATIONS, json=allowed).status_code == 202
+        for source in ("s3://bucket/team/x", "mlflow://bot@champion"):  # the stages ask MLflow where that is
+            allowed = event(namespace="team", source=source)
+            assert client.post(REGISTRATIONS, json=allowed).status_code == 202
         assert client.post(REGISTRATIONS, json=event()).status_code == 202
     required = registry.settings.model_copy(update={"require_namespace_policy": True})
     with running_gateway(required) as client:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lora_registry import scripts
 from lora_registry.errors import LeaseLost, NotFound, Rejected
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
@@ -14,7 +13,7 @@ from lora_registry.namespaces import NamespacePolicy, Quotas, SourceRule, Usage
 from lora_registry.policies import Policies
 from lora_registry.stages import Stage
 from tests.helpers.adapters import codes_of
-from tests.helpers.registry import Registry, digest_of
+from tests.helpers.registry import Registry
 
 TEAM = AdapterName("team", "bot")
 
@@ -89,12 +88,24 @@ def test_bytes_that_several_versions_hold_are_counted_once(registry: Registry) -
     registry.register("bot", content="two", namespace="team")
     registry.register("bot", content="one", namespace="team")
     assert policies.usage(TEAM)[0] == Usage(adapters=2, versions_today=4, bytes=2 * 4096)
-    retire = scripts._read("_quota.lua") + "\ncount_retired(ARGV[1], 'team', ARGV[2], 4096)"
     left = []
-    for content in ("two", "one", "one", "one"):
-        registry.client.eval(retire, 0, registry.keys.prefix, digest_of(content))
+    for version in (2, 1, 1):  # the last one again: it gives nothing back twice
+        registry.lifecycle.retire_version(TEAM, version)
         left.append(policies.usage(TEAM)[0].bytes)
-    assert left == [4096, 4096, 4096, 0]
+    for name in ("other", "bot"):
+        registry.lifecycle.retire_adapter(AdapterName("team", name))
+        left.append(policies.usage(TEAM)[0].bytes)
+    assert left == [4096, 4096, 4096, 4096, 0]
+    assert policies.usage(TEAM)[0] == Usage(adapters=2, versions_today=4, bytes=0)
+
+
+def test_bytes_of_versions_that_a_newer_one_retires_are_given_back(registry: Registry) -> None:
+    """With one version to keep, a namespace with room for two publishes for ever."""
+    policies = limit(registry, bytes=2 * 4096)
+    keeping = registry.with_settings(keep_last=1)
+    for content in ("one", "two", "three", "four"):
+        keeping.register("bot", content=content, namespace="team")
+        assert policies.usage(TEAM)[0].bytes == 4096
 
 
 def test_the_count_of_versions_begins_anew_each_day(registry: Registry) -> None:

@@ -192,3 +192,17 @@ def test_keys_are_told_nowhere(s3_server: S3Server, sources: SourceRouter, caplo
     pinned = sources.resolve(f"s3://{VERSIONED}/{prefix}")
     refused = rejection(lambda: sources.resolve(f"s3://{VERSIONED}/{prefix}", credential="wrong-key"))
     assert SECRET_KEY not in caplog.text + pinned.to_json() + refused.model_dump_json()
+
+
+def test_copies_in_the_inbox_are_read_with_the_key_that_wrote_them(s3_server: S3Server, tmp_path: Path) -> None:
+    """The inbox has a credential of its own, which workers use below it and nowhere else."""
+    prefix = unique()
+    inbox = f"s3://{UNVERSIONED}/{prefix}/inbox"
+    sources = make_sources(tmp_path, {"adapter-inbox": s3_server.credential()}, adapter_inbox=inbox)
+    for place in ("inbox/team/bot/0123", "inbox-b/x"):
+        s3_server.put_directory(ADAPTER, f"{UNVERSIONED}/{prefix}/{place}")
+    pinned = PinnedSource.from_json(sources.resolve(f"{inbox}/team/bot/0123").to_json())
+    assert sources.read(pinned.config, limit_bytes=100_000) == CONFIG
+    assert sources._default_credential(f"{inbox}-b/x") == ""
+    assert sources._default_credential(f"{inbox}/../inbox-b/x") == ""
+    assert make_sources(tmp_path, adapter_inbox=inbox)._default_credential(f"{inbox}/x") == ""

@@ -70,7 +70,7 @@ def test_gc_removes_and_says_so(registry: Registry, store: LocalArtifactStore, t
     """A dry run first, which removes nothing; then artifacts without a reference and copies past their time go."""
     register(registry, store, b"published")
     loose = keep(store, b"loose")
-    copy = tmp_path / "inbox" / "default.support-bot" / "copy"
+    copy = tmp_path / "inbox" / "default" / "support-bot" / "copy"
     copy.mkdir(parents=True)
     os.utime(copy, (0, 0))
     assert run_json("store", "gc", "--dry-run")["waiting"] == [loose]
@@ -98,6 +98,6 @@ def test_register_stages_a_copy(registry: Registry, store: LocalArtifactStore, t
     adapter, inbox = copy_adapter(tmp_path / "adapter"), tmp_path / "staged"
     command = ("register", "support-bot", str(adapter), "--base", BASE, "--stage-to", str(inbox))
     first = run_json(*command)["registration_id"]
-    assert Path(registry.ledger.get(first).source).parent == inbox / "default.support-bot"
-    assert [path.name for path in inbox.glob(f"*/*/{MARKER_FILE}")] == [MARKER_FILE]
+    assert Path(registry.ledger.get(first).source).parent == inbox / "default" / "support-bot"
+    assert [path.name for path in inbox.glob(f"*/*/*/{MARKER_FILE}")] == [MARKER_FILE]
     assert run_json(*command)["registration_id"] == first

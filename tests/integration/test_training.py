@@ -72,7 +72,7 @@ def test_copy_holds_what_is_registered_for_everybody_to_read(call: Any, adapter:
     """The two files, a tokenizer's, and the marker that describes them; not the optimizer; no private modes."""
     registration = call(adapter, inbox=tmp_path / "inbox")
     copy = Path(registration.source)
-    assert copy.parent == tmp_path / "inbox" / "default.support-bot"
+    assert copy.parent == tmp_path / "inbox" / "default" / "support-bot"
     assert {path.name for path in copy.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, "tokenizer_config.json", MARKER_FILE}
     assert {stat.S_IMODE(path.stat().st_mode) for path in copy.iterdir()} == {0o644}
     assert stat.S_IMODE(copy.stat().st_mode) == 0o755
@@ -84,7 +84,7 @@ def test_copy_holds_what_is_registered_for_everybody_to_read(call: Any, adapter:
             hashlib.sha256(content).hexdigest(),
             len(content),
         )
-    assert [path.name for path in (tmp_path / "inbox").iterdir()] == ["default.support-bot"]
+    assert [path.name for path in (tmp_path / "inbox").iterdir()] == ["default"]
 
 
 def test_checkpoint_may_go_at_once(call: Any, adapter: Path, tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_same_call_again_is_one_copy_and_one_registration(call: Any, adapter: Pa
     again = copy_adapter(tmp_path / "elsewhere")
     (again / "tokenizer_config.json").write_text("{}")
     assert call(again, inbox=inbox, labels={"team": "data"}).id == first.id
-    assert len(list(inbox.glob("*/*"))) == 1
+    assert len(list(inbox.glob("*/*/*"))) == 1
     assert call(adapter, inbox=inbox, labels={"team": "web"}).id != first.id
     change_a_byte(adapter)
     assert call(adapter, inbox=inbox, labels={"team": "data"}).id != first.id
-    assert len(list(inbox.glob("*/*"))) == 3
+    assert len(list(inbox.glob("*/*/*"))) == 3
 
 
 def test_call_after_a_rejection_is_tried_anew(registry: Registry, call: Any, adapter: Path, tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_old_copies_are_swept_by_age(adapter: Path, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     for name in ("old", "new"):
         with copied(adapter, below=inbox) as copy:
-            place_copy(copy, inbox / "default.support-bot" / name)
+            place_copy(copy, inbox / "default" / "support-bot" / name)
     (inbox / ".staging-killed").mkdir()
     long_ago = time.time() - 1000
-    for old in (inbox / "default.support-bot" / "old" / MARKER_FILE, inbox / ".staging-killed"):
+    for old in (inbox / "default" / "support-bot" / "old" / MARKER_FILE, inbox / ".staging-killed"):
         os.utime(old, (long_ago, long_ago))
     assert remove_old_copies(inbox, older_than_s=900) == 2
-    assert [path.name for path in inbox.glob("*/*")] == ["new"]
+    assert [path.name for path in inbox.glob("*/*/*")] == ["new"]
     assert sweep_inbox(Settings(adapter_inbox=str(inbox), inbox_retention_s=900)) == 0
     assert sweep_inbox(Settings()) == 0
 
@@ -217,7 +217,7 @@ def test_remote_inbox(registry: Registry, call: Any, adapter: Path, monkeypatch:
     monkeypatch.setenv("LORA_REGISTRY_REDIS_URL", registry.settings.redis_url)
     inbox, files = f"memory://{secrets.token_hex(6)}", fsspec.filesystem("memory")
     first = call(adapter, inbox=inbox)
-    assert first.source.startswith(f"{inbox}/default.support-bot/")
+    assert first.source.startswith(f"{inbox}/default/support-bot/")
     names = {path.rpartition("/")[2] for path in files.find(first.source)}
     assert names == {CONFIG_FILE, WEIGHTS_FILE, "tokenizer_config.json", MARKER_FILE}
     assert call(adapter, inbox=inbox).id == first.id
@@ -402,7 +402,7 @@ def test_callback_registers_the_checkpoint_just_saved(
     first, second = callback.registrations
     assert (second.adapter.name, second.base_model, second.order) == ("support-bot", BASE, 2)
     assert json.loads(registry.client.hget(registry.keys.accepted(second.id), "event"))["metadata"] == {"step": "4"}
-    assert list(inbox.glob("*/*")) == [Path(second.source)]
+    assert list(inbox.glob("*/*/*")) == [Path(second.source)]
     assert first.source != second.source
 
 

@@ -72,6 +72,32 @@ def test_illegal_field_is_named(changes: dict[str, Any], field: str) -> None:
         parse_event(json.dumps(make_fields(**changes)))
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://bot:s3cret@host/adapters",
+        "s3://key:s3cret@bucket/adapters",
+        "https://:s3cret@host/adapters",
+        "https://host/adapters?X-Amz-Signature=s3cret",
+        "HTTPS://host?s3cret",
+    ],
+)
+def test_secrets_in_a_source_are_refused_before_anything_is_kept(source: str) -> None:
+    """An event lies in Redis and is shown to many; what is said of it repeats nothing."""
+    with pytest.raises(Rejected, match="credential") as rejected:
+        parse_event(json.dumps(make_fields(source=source)))
+    assert "s3cret" not in str(rejected.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["org/repo@main", "hf://org/repo@refs/pr/1", "mlflow://a%3Ab@champion", "abfs://box@account.example/x", "/a:b@c"],
+)
+def test_an_at_sign_alone_is_no_secret(source: str) -> None:
+    """Revisions, aliases and accounts are written with one."""
+    assert make_event(source=source).source == source
+
+
 @pytest.mark.parametrize("field", ["name", "base_model", "source"])
 def test_missing_field_is_named(field: str) -> None:
     """A field without a default is asked for by its name."""

@@ -193,24 +193,28 @@ def test_a_topic_that_nobody_named_is_refused_before_anything_is_fetched() -> No
 @pytest.mark.parametrize(
     "url",
     [
-        "http://sns.us-east-1.amazonaws.com/c.pem",
-        "https://sns.us-east-1.amazonaws.com.evil.example/c.pem",
-        "https://evil.example/sns.us-east-1.amazonaws.com/c.pem",
-        "https://sns.us-east-1.amazonaws.com@evil.example/c.pem",
-        "https://evil.example#sns.us-east-1.amazonaws.com/c.pem",
-        "https://sns.us-east-1.amazonaws.com:8443/c.pem",
-        "https://sns.us-east-1.amazonaws.com:x/c.pem",
+        "http://sns.us-east-1.amazonaws.com/SimpleNotificationService-0123.pem",
+        "https://sns.us-east-1.amazonaws.com.evil.example/SimpleNotificationService-0123.pem",
+        "https://evil.example/sns.us-east-1.amazonaws.com/SimpleNotificationService-0123.pem",
+        "https://sns.us-east-1.amazonaws.com@evil.example/SimpleNotificationService-0123.pem",
+        "https://evil.example#sns.us-east-1.amazonaws.com/SimpleNotificationService-0123.pem",
+        "https://sns.us-east-1.amazonaws.com:8443/SimpleNotificationService-0123.pem",
+        "https://sns.us-east-1.amazonaws.com:x/SimpleNotificationService-0123.pem",
         "https://s3.us-east-1.amazonaws.com/evil/c.pem",
-        "https://sns.us-east-1.evil.amazonaws.com/c.pem",
+        "https://sns.us-east-1.evil.amazonaws.com/SimpleNotificationService-0123.pem",
         "https://sns.us-east-1.amazonaws.com/c.txt",
-        "https://169.254.169.254/c.pem",
-        "https://[::1/c.pem",
+        "https://sns.us-east-1.amazonaws.com/c.pem",
+        f"{hooks.CERTIFICATE_URL}?Action=GetTopicAttributes&X-Amz-Signature=0",
+        "https://sns.us-east-1.amazonaws.com/x/..%2fSimpleNotificationService-0123.pem",
+        "https://sns.us-east-1.amazonaws.com/?Action=GetTopicAttributes&TopicArn=evil&x=.pem",
+        "https://169.254.169.254/SimpleNotificationService-0123.pem",
+        "https://[::1/SimpleNotificationService-0123.pem",
         "file:///etc/passwd.pem",
         "",
     ],
 )
 def test_a_certificate_from_elsewhere_is_not_fetched(url: str) -> None:
-    """Only Amazon SNS itself, over https, is asked for a certificate."""
+    """Only Amazon SNS itself is asked, over https, and only for what can be no answer that somebody else wrote."""
     assert refusal(hooks.sns("{}", SigningCertURL=url), fetch=never) is hook_codes.HOOK_FORGED
 
 

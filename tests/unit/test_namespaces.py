@@ -51,6 +51,7 @@ def policy(*prefixes: str, **fields: object) -> NamespacePolicy:
         ("hf://org/repo/sub", "hf://org/repo@main/sub/x"),
         ("/adapters/team", "/adapters/team/bot"),
         ("/adapters/team", "file:///adapters/team/bot"),
+        ("/inbox/team", "/inbox/team/bot/0123456789abcdef0123456789abcdef"),
         ("https://host/team", "https://host/team/bot?version=1"),
     ],
 )

@@ -481,6 +481,21 @@ def test_what_validate_leaves_can_be_published(store: MemoryStore) -> None:
     assert record.digest in store.kept
 
 
+@pytest.mark.parametrize(
+    ("found", "recorded"),
+    [("memory://adapter@0123", ("memory://adapter@0123", URL)), (URL, (URL, "")), ("", (URL, ""))],
+    ids=["with the commit", "as asked for", "local"],
+)
+def test_a_version_says_where_its_bytes_were_found(store: MemoryStore, found: str, recorded: tuple[str, str]) -> None:
+    """A branch moves on: the record has the commit that was pinned, and beside it what was asked for."""
+    catalog = MemoryCatalog(make_base())
+    fields = {name: str(value) for name, value in run_validate(make_adapter(), store).items()}
+    pinned = replace(MemorySource(config=b"{}", weights=b"w").resolve(URL), url=found)
+    run_publish(numbered(catalog, fields | {"pinned": pinned.to_json()}), catalog)
+    (record,) = catalog.published
+    assert (record.source, record.requested_source) == recorded
+
+
 def test_order_of_target_modules_does_not_change_the_digest(store: MemoryStore) -> None:
     """PEFT writes them in random order; the same adapter saved twice is the same artifact."""
     one = run_validate(make_adapter(target_modules=["q_proj", "v_proj"]), store)

@@ -18,7 +18,8 @@ from lora_registry.errors import ArtifactDamaged
 from lora_registry.report import ValidationReport
 from lora_registry.settings import Settings
 from lora_registry.stages.validate import Staged
-from lora_workers.store_options import ARTIFACT_STORE, options_for
+from lora_workers.credentials import ARTIFACT_STORE
+from lora_workers.store_options import options_for
 
 STALE_S: Final = 86_400.0
 """What a killed worker left half made is removed after so long."""

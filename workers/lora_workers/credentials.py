@@ -5,6 +5,7 @@
      "team-b": {"kind": "fsspec", "options": {"account_name": "…", "account_key": "…"}}}
 
 `default-hub`, `default-s3` and `default-SCHEME` are used where none is named; without one, access is anonymous.
+`artifact-store` and `adapter-inbox` are for these two places.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, ValidationError
 
 from lora_registry import source_codes
 from lora_registry.errors import Configuration, Rejected
 from lora_registry.strict_json import StrictJsonError, load_object
+
+
+ARTIFACT_STORE: Final = "artifact-store"
+ADAPTER_INBOX: Final = "adapter-inbox"
 
 
 class _Credential(BaseModel):
@@ -108,6 +113,15 @@ class Credentials:
             return None
         finding = source_codes.CREDENTIAL_UNKNOWN.finding(name or default, expected=kind.__name__)
         raise Rejected(f"{name or default!r}: {finding.message}", findings=(finding,))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a credential of this name, of whatever kind.
+
+        Raises:
+            Configuration: the file was changed for the worse.
+        """
+        self._read()
+        return name in self._named
 
     def _read(self) -> None:
         if self._path is None:

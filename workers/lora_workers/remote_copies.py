@@ -15,7 +15,8 @@ from lora_registry.copies import AdapterCopy
 from lora_registry.errors import Configuration, RegistryError, Transient
 from lora_registry.ready_marker import MARKER_FILE
 from lora_registry.settings import Settings
-from lora_workers.store_options import ADAPTER_INBOX, options_for
+from lora_workers.credentials import ADAPTER_INBOX
+from lora_workers.store_options import options_for
 
 ANSWER_S = 60.0
 """An object store has so long to answer, and so much longer as the bytes take at _SLOW; then training goes on."""
@@ -69,7 +70,7 @@ def remove_old_remote_copies(url: str, *, older_than_s: float, settings: Setting
             aware = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
             newest[place] = max(newest.get(place, aware), aware)
         # Only what lies as deep as copies do: an inbox that is shared with something else by mistake survives.
-        old = [place for place, at in newest.items() if at < before and place.removeprefix(inbox).count("/") == 2]
+        old = [place for place, at in newest.items() if at < before and place.removeprefix(inbox).count("/") == 3]
         for place in old:
             _remove(files, place)
     return len(old)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from lora_registry.errors import Configuration, Rejected
 from lora_registry.settings import Settings
 from lora_workers.credentials import Credentials, FsspecCredential, S3Credential
 
-ARTIFACT_STORE: Final = "artifact-store"
-ADAPTER_INBOX: Final = "adapter-inbox"
 _S3 = ("s3", "s3a")
 
 

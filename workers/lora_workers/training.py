@@ -153,7 +153,7 @@ def stage(
         if not directory:
             return Staged(source, f"content:{copy.key({**request, 'source': source})}")
         key = copy.key(request)
-        place = f"{directory.rstrip('/')}/{request['namespace']}.{request['name']}/{key}"
+        place = f"{directory.rstrip('/')}/{request['namespace']}/{request['name']}/{key}"
         if is_remote:
             from lora_workers.remote_copies import send_copy  # fsspec, which a directory does without
 

@@ -6,6 +6,7 @@ from lora_registry import codes
 from lora_registry.catalog import Catalog, Published, VersionRecord
 from lora_registry.errors import ArtifactBusy, Rejected
 from lora_registry.ledger import Lease, Ledger
+from lora_registry.sources import PinnedSource
 
 
 def publish(lease: Lease, *, ledger: Ledger, catalog: Catalog) -> None:
@@ -40,6 +41,7 @@ def publish(lease: Lease, *, ledger: Ledger, catalog: Catalog) -> None:
 
 def _record(lease: Lease, lora_int_id: int, version: int) -> VersionRecord:
     registration = lease.registration
+    source = _found_at(registration.fields.get("pinned", "")) or registration.source
     return VersionRecord(
         namespace=registration.adapter.namespace,
         name=registration.adapter.name,
@@ -51,9 +53,15 @@ def _record(lease: Lease, lora_int_id: int, version: int) -> VersionRecord:
         digest=registration.digest,
         rank=int(registration.fields["rank"]),
         size_bytes=int(registration.fields["size_bytes"]),
-        source=registration.source,
+        source=source,
+        requested_source=registration.source if registration.source != source else "",
         registration_id=registration.id,
         labels=registration.labels,
         metadata=registration.metadata,
         traits=registration.fields.get("traits", ""),
     )
+
+
+def _found_at(pinned: str) -> str:
+    """Where the pinned source is; empty for a local directory, which is where the publisher said."""
+    return PinnedSource.from_json(pinned).url if pinned else ""

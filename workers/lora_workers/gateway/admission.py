@@ -9,6 +9,7 @@ from lora_registry.events import RegistrationRequested
 from lora_registry.inbox import Accepted
 from lora_registry.namespaces import check_source
 from lora_workers.gateway.services import Services
+from lora_workers.mlflow_registry import SCHEME as MLFLOW
 
 
 async def admit_event(
@@ -16,14 +17,17 @@ async def admit_event(
 ) -> Accepted:
     """Accept `event` if its namespace's policy allows it; it is queued when this returns.
 
-    The stages check again, and have the last word: this only tells the sender at once. An event that was accepted
-    before is answered as it was then, whatever the policy has become.
+    The stages check again, and have the last word: this only tells the sender at once. What a name in an MLflow
+    registry stands for only they can find out. An event that was accepted before is answered as it was then, whatever
+    the policy has become.
 
     Raises:
         Rejected: the namespace may not register from there, or a quota is used up.
         IdempotencyConflict, QueueFull, ServerNotAdmitted, RedisUnavailable: see `Inbox.accept`.
     """
     policy = (await services.gatekeeper.access()).policies.get(event.namespace)
+    if policy is not None and event.source.startswith(f"{MLFLOW}://"):  # it is no place: the resolve stage finds that
+        policy = policy.model_copy(update={"any_source": True})
     try:
         if policy is not None and policy.quotas.any:
             await run_in_threadpool(services.policies.check_against, policy, event.adapter, event.source)

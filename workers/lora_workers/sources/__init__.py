@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager
 from lora_registry import source_codes
 from lora_registry.artifacts import FileDigest
 from lora_registry.errors import Rejected
+from lora_registry.namespaces import is_below
 from lora_registry.readiness import Readiness
 from lora_registry.settings import Settings
 from lora_registry.sources import Listing, PinnedFile, PinnedSource, ReadRange, Source, Tap
-from lora_workers.credentials import Credentials
+from lora_workers.credentials import ADAPTER_INBOX, Credentials
 from lora_workers.sources.local import LocalSource
 from lora_workers.sources.remote import RemoteSource, Store
 
@@ -21,15 +22,26 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][^/:]*/[^/:]+(/.*)?")
 
 
 class SourceRouter:
-    """The source that hands each request to the one that owns the URL's scheme, which it opens on first use."""
+    """The source that hands each request to the one that owns the URL's scheme, which it opens on first use.
 
-    def __init__(self, openers: Mapping[str, Callable[[], Source]]) -> None:
+    Args:
+        openers: opens each scheme's source.
+        default_credential: name of the credential for a URL, where none is named; empty: the scheme's default.
+    """
+
+    def __init__(
+        self,
+        openers: Mapping[str, Callable[[], Source]],
+        *,
+        default_credential: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self._openers = dict(openers)
         self._opened: dict[str, Source] = {}
+        self._default_credential = default_credential
 
     def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """See `Source.resolve`."""
-        return self._owner(url).resolve(url, credential=credential)
+        return self._owner(url).resolve(url, credential=credential or self._default_credential(url))
 
     def list(self, url: str, *, credential: str = "") -> Listing:
         """See `Source.list`."""
@@ -72,7 +84,12 @@ def open_sources(settings: Settings) -> SourceRouter:
         Configuration: the credentials file is not legal, or an allowed scheme has no library here.
     """
     credentials = Credentials(settings.credentials_file)
-    return SourceRouter({scheme: _opener(scheme, settings, credentials) for scheme in settings.allowed_schemes})
+    openers = {scheme: _opener(scheme, settings, credentials) for scheme in settings.allowed_schemes}
+
+    def default_credential(url: str) -> str:
+        return ADAPTER_INBOX if credentials.has(ADAPTER_INBOX) and is_below(url, settings.adapter_inbox) else ""
+
+    return SourceRouter(openers, default_credential=default_credential)
 
 
 def _opener(scheme: str, settings: Settings, credentials: Credentials) -> Callable[[], Source]:

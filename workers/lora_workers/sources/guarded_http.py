@@ -113,6 +113,8 @@ class GuardedHttp:
 def is_public(address: Address) -> bool:
     """Whether an address is one of the open internet, whatever it is wrapped in."""
     inner = _inner(address)
+    if isinstance(inner, IPv6Address) and inner.is_site_local:  # once the private ones, and still global to ipaddress
+        return False
     return inner.is_global and not inner.is_multicast and not inner.is_reserved and not inner.is_unspecified
 
 

@@ -19,6 +19,7 @@ from lora_workers.cli import (
     machine,
     published,
     registering,
+    resyncing,
     running,
     storing,
     watching,
@@ -107,6 +108,7 @@ app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)
 app.command()(running.gateway)
+app.command()(resyncing.resync)
 app.command()(running.admit)
 
 

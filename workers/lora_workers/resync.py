@@ -201,7 +201,7 @@ class Resync:
         if known is Known.REFUSED:
             told = f"Its registration {recalled.registration_id} was rejected." if recalled.registration_id else ""
             return Seen(name, source, Sight.LEFT, told or "Its event was refused.")
-        after = recalled.registration_id if known is Known.NEW else ""
+        after = recalled.registration_id if known is Known.NEW else "again"
         delivery_id = _delivery_id(source, head.event.origin, head.event.content, after)
         if known is Known.DEAD_LETTERED and self._times(name, delivery_id) >= MOST_REPEATS:
             return Seen(name, source, Sight.LEFT, _said(hook_codes.WATCH_GIVEN_UP), delivery_id)

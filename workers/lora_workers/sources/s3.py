@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 import s3fs
@@ -68,19 +69,7 @@ class S3Store:
 
     def walk(self, url: str, *, credential: str, limit: int) -> Sequence[StoredObject]:
         """The objects below the prefix, however deep, in the order of their keys, at most `limit` of them."""
-        bucket, prefix = _parse_url(url)
-        below = f"{prefix}/" if prefix else ""
-        place = PinnedFile(f"s3://{bucket}/{below}", "", 0, f"s3://{bucket}/{below}", "", credential)
-        found = []
-        options: dict[str, str] = {}
-        while len(found) < limit:
-            page = self._call("list_objects_v2", place, Prefix=below, **options)
-            for each in page.get("Contents", ()):
-                found.append(StoredObject(each["Key"], each["ETag"].strip('"'), each["LastModified"].timestamp()))
-            if not page.get("IsTruncated"):
-                break
-            options["ContinuationToken"] = page["NextContinuationToken"]
-        return found[:limit]
+        return tuple(islice(self._below(url, credential), limit))
 
     def pin(self, file: PinnedFile) -> PinnedFile:
         """By its version, if it has one: one request."""
@@ -105,6 +94,19 @@ class S3Store:
             yield from chunks
         if not file.version.startswith("version:"):
             self._call("head_object", file, **_condition(file))
+
+    def _below(self, url: str, credential: str) -> Iterator[StoredObject]:
+        bucket, prefix = _parse_url(url)
+        below = f"{prefix}/" if prefix else ""
+        place = PinnedFile(f"s3://{bucket}/{below}", "", 0, f"s3://{bucket}/{below}", "", credential)
+        options: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", place, Prefix=below, **options)
+            for each in page.get("Contents", ()):
+                yield StoredObject(each["Key"], each["ETag"].strip('"'), each["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
 
     def _add_pages(
         self, found: dict[str, PinnedFile], bucket: str, below: str, credential: str, **options: str

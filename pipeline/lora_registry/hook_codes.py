@@ -39,3 +39,23 @@ HOOK_SENDER_AWAY = error(
     "What is needed to check the delivery could not be fetched from its sender.",
     "Nothing if it passes, since senders try again; check that the gateway may reach it.",
 )
+WATCH_EMPTY = error(
+    "WATCH_EMPTY",
+    "The Hub shows no repository at the watched place that a rule of the hook is about.",
+    "Check the name, the rules, and whether the credential of the hook may see private repositories.",
+)
+WATCH_TOO_LARGE = error(
+    "WATCH_TOO_LARGE",
+    "There is more at the watched place than is looked at.",
+    "Watch narrower prefixes, or name the repositories.",
+)
+WATCH_UNCLEAR = error(
+    "WATCH_UNCLEAR",
+    "Several branches, tags or directories with new content lead to one adapter, and nothing says which is newest.",
+    "Have the rule take one ref only, or put `{ref_name}` or `{directory}` into its name.",
+)
+WATCH_GIVEN_UP = error(
+    "WATCH_GIVEN_UP",
+    "The registration of what is there was dead-lettered again and again.",
+    "Read its history with `lora-registry dead-letters list`; then retry it there.",
+)

@@ -82,6 +82,37 @@ class Delivery:
         }
 
 
+class Known(StrEnum):
+    """What became of a content that is seen at an origin."""
+
+    NEW = "new"
+    CURRENT = "current"
+    REFUSED = "refused"
+    DEAD_LETTERED = "dead-lettered"
+
+
+_KNOWN: Final = {
+    "new": Known.NEW,
+    "refused": Known.REFUSED,
+    "rejected": Known.REFUSED,
+    "dead-lettered": Known.DEAD_LETTERED,
+}
+"""By what the script answers; every other answer means that the content is served."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What is known of a content.
+
+    Attributes:
+        known: what became of it; `CURRENT` is published, unchanged, or on its way.
+        registration_id: the last registration from its origin, of this content or another; empty if there is none.
+    """
+
+    known: Known
+    registration_id: str = ""
+
+
 class HookDeliveries:
     """Typed access to the deliveries of all hooks."""
 
@@ -146,6 +177,17 @@ class HookDeliveries:
         if answer[0] == "full":
             raise QueueFull
         return Heard(delivery_id, Verdict(answer[0]), answer[1])
+
+    def recall(self, event: HookEvent) -> Recalled:
+        """What became of a content that was just seen at its origin, whoever asked for it; it is remembered for longer.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        keys, settings = [self._keys.origin(event.origin)], self._settings
+        args: list[str | int] = [settings.key_prefix, event.content, settings.retention_s]
+        state, registration_id = scripts.call(self._redis, "recall", keys=keys, args=args)
+        return Recalled(_KNOWN.get(state, Known.CURRENT), registration_id)
 
     def note_refusal(self, hook: str, code: Code, reason: str) -> None:
         """Note that a delivery was refused, and nothing else of it.

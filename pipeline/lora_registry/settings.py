@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     """Longest body of a delivery. Source: the Hub lists up to 10,000 changed files in one, about 170 bytes each."""
     hook_history: Annotated[int, Field(gt=0, le=10_000)] = 200
     """Deliveries kept of each hook, and as many refusals."""
+    resync_interval_s: Seconds = 900.0
+    """Pause between two rounds of `resync`; one request for each watched repository and round."""
 
     numeric: Literal["auto", "on", "off"] = "auto"
     """Whether validate workers look at the numbers of the weights too, which takes torch. auto: `up` and `demo` do

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +15,11 @@ import pytest
 
 from lora_registry.hook_deliveries import HookDeliveries
 from lora_registry.names import AdapterName
+from lora_registry.ready_marker import mark_ready
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
+from lora_workers import processes
 from tests.helpers import hooks
 from tests.helpers.adapters_on_disk import WEIGHTS
 from tests.helpers.hook_gateway import HookGateway
@@ -24,7 +29,8 @@ from tests.helpers.registry import BASE
 from tests.helpers.s3_server import UNVERSIONED, VERSIONED, S3Server
 from tests.helpers.servers import start_server
 from tests.helpers.sources import unique, write_credentials
-from tests.helpers.stack import Stack, make_settings
+from tests.helpers.stack import Stack, environment_of, make_settings
+from tests.helpers.waiting import wait_until
 
 MARKER = "_ADAPTER_READY.json"
 QUIET_S = 0.3
@@ -63,6 +69,23 @@ class World:
         answer = self.gateway.post(sent)
         assert answer.status_code == 202, answer.text
         [registration] = self.ended(sent.hook, answer.json()["delivery_id"])
+        return registration
+
+    def resync(self, *watch: str) -> dict[str, str]:
+        """One round of a process that watches these places with the same rules; place → what was made of it."""
+        hook = "s3" if watch[0].startswith("s3:") else "hub"
+        rules = {hook: hooks.RULES[hook] | {"watch": list(watch)}}
+        hooks_file = write_hooks(self.stack.directory / "watched.json", rules)
+        settings = self.stack.settings.model_copy(update={"hooks_file": hooks_file})
+        command = [sys.executable, "-m", "lora_workers", "resync", "--once", "--json"]
+        environment = os.environ | environment_of(settings)
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        return {each["place"]: each["sight"] for each in json.loads(said)["seen"]}
+
+    def resynced(self, hook: str, place: str) -> Registration:
+        """The registration that a round led to, once it has ended."""
+        [delivery] = [each for each in self.deliveries.history(hook) if each.id.endswith(f"-{place}")]
+        [registration] = self.ended(hook, delivery.id)
         return registration
 
     def versions(self, name: str) -> list[int]:
@@ -161,7 +184,7 @@ def test_a_burst_of_pushes_is_one_version_of_the_last(world: World) -> None:
 
 
 def test_one_commit_announced_by_everybody_is_one_version(world: World) -> None:
-    """Two webhooks and the training job say the same commit: one version, which the others find unchanged."""
+    """Two webhooks, a resync and the training job say the same commit: one version, which the others find unchanged."""
     name = unique("everybody")
     repo = f"acme/{name}"
     sha = world.push(repo)
@@ -169,10 +192,97 @@ def test_one_commit_announced_by_everybody_is_one_version(world: World) -> None:
     sent = [hooks.hub(hooks.hub_push(repo, sha=sha), delivery_id=f"{name}-{which}") for which in "12"]
     first = world.deliver(sent[0])
     assert world.gateway.verdict(sent[1]) == "duplicate"
+    assert world.resync(f"hf://{repo}") == {f"hf://{repo}@main": "current"}
     [second] = world.stack.wait_for([job]).values()
     assert {first.outcome, second.outcome} == {Outcome.PUBLISHED, Outcome.UNCHANGED}
     assert len(world.versions(name)) == 1
     assert first.lora_int_id == second.lora_int_id
+
+
+def test_a_commit_that_a_resync_sees_first_is_one_version(world: World) -> None:
+    """The webhooks come after the resync, the training job between them: still one version, and one event of both."""
+    name = unique("resync-first")
+    repo = f"acme/{name}"
+    sha = world.push(repo)
+    place = f"hf://{repo}@main"
+    assert world.resync(f"hf://{repo}") == {place: "queued"}
+    job = world.stack.client.submit(name=name, base_model=BASE, source=f"hf://{repo}@{sha}")
+    seen = world.resynced("hub", place)
+    [of_job] = world.stack.wait_for([job]).values()
+    assert {seen.outcome, of_job.outcome} == {Outcome.PUBLISHED, Outcome.UNCHANGED}
+    for which in "12":
+        sent = hooks.hub(hooks.hub_push(repo, sha=sha), delivery_id=f"{name}-{which}")
+        assert world.gateway.verdict(sent) == "duplicate"
+    assert len(world.versions(name)) == 1
+    assert seen.lora_int_id == of_job.lora_int_id
+
+
+def test_a_lost_webhook_is_repaired_by_the_next_resync(world: World) -> None:
+    """A push that nobody announced is published by a resync; the next one asks for nothing until another push."""
+    name = unique("lost")
+    repo = f"acme/{name}"
+    place = f"hf://{repo}@main"
+    world.deliver(hooks.hub(hooks.hub_push(repo, sha=world.push(repo)), delivery_id=name))
+    assert world.resync(f"hf://{repo}") == {place: "current"}
+    world.push(repo)
+    assert world.resync(f"hf://{repo}") == {place: "queued"}
+    registration = world.resynced("hub", place)
+    assert registration.outcome is Outcome.PUBLISHED
+    assert world.stack.registry.version(name).registration_id == registration.id
+    assert world.resync(f"hf://{repo}") == {place: "current"}
+    assert len(world.deliveries.delivery("hub", name).registrations) == 1
+    assert len(world.versions(name)) == 2
+
+
+def test_a_directory_of_a_watched_bucket_is_published(world: World) -> None:
+    """No notification came: a resync finds the marker; the notification that comes after all is a duplicate."""
+    name = unique("bucket-lost")
+    prefix = f"watched/{name}"
+    files = world.files()
+    mark_ready(files)
+    world.s3.put_directory(files, f"{VERSIONED}/{prefix}")
+    place = f"s3://{VERSIONED}/{prefix}"
+    assert world.resync(place) == {place: "queued"}
+    assert world.resynced("s3", place).outcome is Outcome.PUBLISHED
+    etag = world.s3.file_system().info(f"{VERSIONED}/{prefix}/{MARKER}")["ETag"].strip('"')
+    told = hooks.minio(prefix, bucket_name=VERSIONED, eTag=etag)
+    assert world.gateway.verdict(hooks.bucket(told)) == "duplicate"
+    assert world.resync(place) == {place: "current"}
+    assert world.versions(name) == [1]
+
+
+def test_a_resync_process_goes_on_until_it_is_told_to_stop(world: World, tmp_path: Path) -> None:
+    """It registers what comes, round after round, waits for a Hub that is away, and ends in order with SIGTERM."""
+    name = unique("watched")
+    repo = f"acme/{name}"
+    hub = HubServer()
+    hooks_file = write_hooks(tmp_path / "hooks.json", {"hub": hooks.RULES["hub"] | {"watch": [f"hf://{repo}"]}})
+    changes = {"hooks_file": hooks_file, "hub_endpoint": hub.endpoint, "resync_interval_s": 0.2}
+    environment = environment_of(world.stack.settings.model_copy(update=changes))
+    with (tmp_path / "log").open("ab") as log:
+        process = processes.start(
+            [sys.executable, "-m", "lora_workers", "resync", "--json"], environment=environment, log=log
+        )
+    try:
+
+        def rounds() -> list[dict[str, int]]:
+            lines = (tmp_path / "log").read_text().splitlines()
+            return [json.loads(line)["counts"] for line in lines if line.startswith("{")]
+
+        hub.start()
+        wait_until(lambda: any(each["missing"] for each in rounds()), what="a round without the repository")
+        hub.limit_rate(1, retry_after_s=1)
+        wait_until(lambda: any(each["unreachable"] for each in rounds()), what="a round that was limited")
+        world.hub.commit_directory(repo, files := world.files())
+        hub.commit_directory(repo, files)
+        world.stack.wait_until(lambda: world.versions(name) == [1], what="the version")
+        process.terminate()
+        assert process.wait(10) == 0
+        assert sum(each["queued"] for each in rounds()) == 1
+    finally:
+        processes.kill_group(process)
+        process.wait()
+        hub.stop()
 
 
 def test_a_delivery_that_failed_is_run_again_when_it_is_replayed(world: World) -> None:

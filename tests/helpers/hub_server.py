@@ -1,6 +1,6 @@
 """A loopback Hub: the endpoints that huggingface_hub calls, as the real one answers them, for the real client library.
 
-Source: huggingface_hub 2.4.0, hf_api.py (model_info, list_repo_tree, list_repo_refs, list_repo_commits),
+Source: huggingface_hub 2.4.0, hf_api.py (list_models, model_info, list_repo_tree, list_repo_refs, list_repo_commits),
 file_download.py (get_hf_file_metadata) and utils/_http.py (hf_raise_for_status: X-Error-Code, X-Error-Message).
 """
 
@@ -193,6 +193,15 @@ class HubServer:
                 return repo, parts[length:]
         return None, parts[2:]
 
+    def listed(self, query: Mapping[str, list[str]], token: str) -> list[dict[str, Any]]:
+        """The repositories of an author that this token may see."""
+        [author], limit = query["author"], int(query.get("limit", ["1000"])[0])
+        repos = [each for name, each in self._repos.items() if name.startswith(f"{author}/")]
+        seen = [each for each in repos if not each.private or token in each.granted]
+        return [{"_id": "6502d1e0c0ffee0000000000", "id": each.repo_id, "modelId": each.repo_id} for each in seen][
+            :limit
+        ]
+
     def blob(self, sha256: str) -> bytes | None:
         """An LFS object."""
         return self._blobs.get(sha256)
@@ -240,6 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if parts[0] == "cdn":
             return self._send_range(self.hub.blob(parts[1]) or b"", {}, path=parts[2] if len(parts) > 2 else "")
+        if parts == ["api", "models"]:
+            return self._send_json(self.hub.listed(parse_qs(url.query), self._token))
         if parts[:2] == ["api", "models"]:
             repo, rest = self.hub.repo_at_start_of(parts[2:])
             return self._answer_api(self._checked(repo), rest or ["revision", "main"], parse_qs(url.query), body)

@@ -37,6 +37,7 @@ class Staffing:
         log_level: level of all processes.
         log: file for what the processes print; None: this process's own output.
         gateway_port: port of the HTTP gateway on loopback; None: there is none.
+        with_resync: whether there are watched places to look at.
     """
 
     workers: int = 1
@@ -44,6 +45,7 @@ class Staffing:
     log_level: str = "warning"
     log: Path | None = None
     gateway_port: int | None = None
+    with_resync: bool = False
 
     def children(self, settings: Settings) -> list[Child]:
         """The processes to run, dispatcher first."""
@@ -55,6 +57,8 @@ class Staffing:
                 children.append(child)
         if self.gateway_port:
             children.append(self._child("gateway", ["gateway", "--port", str(self.gateway_port)], settings))
+        if self.with_resync:
+            children.append(self._child("resync", ["resync"], settings))
         return children
 
     def _count(self, stage: Stage, settings: Settings) -> int:

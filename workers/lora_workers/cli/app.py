@@ -20,6 +20,7 @@ from lora_workers.cli import (
     node_process,
     published,
     registering,
+    resyncing,
     running,
     storing,
     watching,
@@ -108,6 +109,7 @@ app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)
 app.command()(running.gateway)
+app.command()(resyncing.resync)
 app.command()(running.admit)
 app.command()(node_process.node)
 

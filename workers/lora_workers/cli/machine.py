@@ -52,7 +52,9 @@ def up(
     """
     require(*(["workers"] if redis_url else ["workers", "embedded"]), *(["gateway"] if gateway else []))
     start_logging(log_level)
-    staffing = Staffing(workers, validate_workers or workers, log_level, gateway_port=gateway)
+    staffing = Staffing(
+        workers, validate_workers or workers, log_level, gateway_port=gateway, with_resync=_has_watches(load_settings())
+    )
     with ExitStack() as held:
         directory = held.enter_context(data_directory(data.expanduser().absolute()))
         server = None if redis_url else EmbeddedValkey(directory / "valkey")
@@ -87,6 +89,16 @@ def _settings_for_up(redis_url: str | None, directory: Path, source_root: list[P
     kept_elsewhere = os.environ.get("LORA_REGISTRY_ARTIFACT_STORE")
     store = settings.artifact_directory or settings.artifact_store if kept_elsewhere else directory / "artifacts"
     return settings.model_copy(update={"artifact_store": str(store)})
+
+
+def _has_watches(settings: Settings) -> bool:
+    """Whether a hook watches a place."""
+    if settings.hooks_file is None:
+        return False
+    require("gateway")
+    from lora_workers.hooks.configuration import load_hooks, watching
+
+    return bool(watching(load_hooks(settings.hooks_file)))
 
 
 def _run(installation: Installation, settings: Settings, *, has_server: bool) -> None:

@@ -69,9 +69,14 @@ def load_hooks(path: Path | None) -> dict[str, AnyHook]:
     except ValueError as error:  # TOMLDecodeError, JSONDecodeError and UnicodeDecodeError are ones
         raise Configuration(f"{path}: {error}", remedy=_REMEDY) from error
     for name, hook in hooks.items():
-        if not hook.references and not getattr(hook, "topics", ()):
+        if not hook.references and not getattr(hook, "topics", ()) and not getattr(hook, "watch", ()):
             raise Configuration(f"{path}: hook {name!r} has no secrets", remedy=_REMEDY)
     return dict(hooks)
+
+
+def watching(hooks: Mapping[str, AnyHook]) -> dict[str, HubHook | S3Hook]:
+    """The hooks that watch something."""
+    return {name: hook for name, hook in hooks.items() if isinstance(hook, HubHook | S3Hook) and hook.watch}
 
 
 def read_secrets(name: str, hook: Hook, *, environment: Mapping[str, str] = os.environ) -> HookSecrets:

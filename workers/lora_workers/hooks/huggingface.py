@@ -8,12 +8,13 @@ is refused for being unknown. Source: huggingface/hub-docs, docs/hub/webhooks.md
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from lora_registry.hook_events import HookEvent
+from lora_registry.namespaces import CredentialName
 from lora_workers.hooks.hook import Hook, Reading, Rule, Said, gather, known_shape
 from lora_workers.hooks.proofs import Proof, check_secret
 from lora_workers.hooks.refusals import Ignored
@@ -23,6 +24,9 @@ from lora_workers.hooks.templates import Glob, matches
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _NEVER = {"refs/pr/": "a pull request", "refs/convert/": "a conversion that the Hub makes"}
 _REF = re.compile(r"refs/(?:heads|tags)/([^\s@?#]{1,200})")
+
+
+WatchedRepo = Annotated[str, StringConstraints(pattern=r"^hf://[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_.*?\[\]-]+$")]
 
 
 class HubRule(Rule):
@@ -67,9 +71,16 @@ class _Payload(BaseModel):
 
 
 class HubHook(Hook):
-    """A hook of the Hub."""
+    """A hook of the Hub.
+
+    Attributes:
+        watch: repositories that `resync` looks at: `hf://owner/name`; the name may be a pattern.
+        credential: name of the credential to look with.
+    """
 
     kind: Literal["huggingface"] = "huggingface"
+    watch: tuple[WatchedRepo, ...] = ()
+    credential: CredentialName = ""
     rules: tuple[HubRule, ...] = ()
 
     def prove(self, request: HookRequest, proof: Proof) -> None:

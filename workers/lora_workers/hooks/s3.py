@@ -14,6 +14,7 @@ from pydantic import StringConstraints, model_validator
 
 from lora_registry import hook_codes
 from lora_registry.hook_events import HookEvent
+from lora_registry.namespaces import CredentialName
 from lora_registry.ready_marker import MARKER_FILE
 from lora_workers.hooks import sns
 from lora_workers.hooks.hook import Hook, Reading, Rule, Said, gather
@@ -22,6 +23,8 @@ from lora_workers.hooks.refusals import Ignored, Refused
 from lora_workers.hooks.request import HookRequest
 from lora_workers.hooks.s3_changes import Change, read_changes
 from lora_workers.hooks.templates import Glob, matches
+
+WatchedPrefix = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^*?]*)?$")]
 
 
 class S3Rule(Rule):
@@ -49,17 +52,21 @@ class S3Hook(Hook):
         topics: ARNs of SNS topics whose messages are taken; AWS signs them, and no secret is needed.
         confirm_subscriptions: whether a subscription of one of them is confirmed by itself.
         opaque_data: whether the secret comes as `opaqueData` in each record, which is where a Ceph topic has it.
+        watch: buckets and prefixes that `resync` looks through: `s3://bucket/prefix`.
+        credential: name of the credential to look with.
     """
 
     kind: Literal["s3"] = "s3"
     topics: tuple[Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[^:]+:[0-9]+:[^:]+$")], ...] = ()
     confirm_subscriptions: bool = False
     opaque_data: bool = False
+    watch: tuple[WatchedPrefix, ...] = ()
+    credential: CredentialName = ""
     rules: tuple[S3Rule, ...] = ()
 
     @model_validator(mode="after")
     def _check_proof(self) -> S3Hook:
-        if not self.secrets and not self.topics:
+        if not self.secrets and not self.topics and not self.watch:
             raise ValueError("give secrets, topics, or both")
         return self
 
@@ -109,8 +116,10 @@ class S3Hook(Hook):
             "parent_name": parts[-2] if len(parts) > 1 else change.bucket,
             "in_directory": f"/{directory}" if directory else "",
         }
+        # The marker holds the digests of what it stands for. Whatever else asks says nothing of the other files.
+        content = f"etag:{change.etag}" if rule.marker == MARKER_FILE and change.etag else change.content
         try:
-            return rule.event(Said(names, change.content, change.order), namespace=self.namespace, quiet_s=quiet_s)
+            return rule.event(Said(names, content, change.order), namespace=self.namespace, quiet_s=quiet_s)
         except Ignored as error:
             return error.message
 

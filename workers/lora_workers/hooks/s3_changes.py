@@ -36,12 +36,14 @@ class Change:
         bucket, key: where.
         content: version, ETag and place in the order: what these bytes are known by.
         order: `sequencer`, which grows with each change of the same key; empty if there is none.
+        etag: its ETag, without quotes; empty if there is none.
     """
 
     bucket: str
     key: str
     content: str
     order: str = ""
+    etag: str = ""
 
 
 class _Bucket(BaseModel):
@@ -155,4 +157,4 @@ def _change(bucket: str, key: str, known_by: tuple[str | None, ...], sequencer: 
     order = (sequencer or "").upper()
     if not re.fullmatch(r"[0-9A-F]{1,64}", order, re.ASCII):
         order = ""
-    return Change(bucket, key, content, order)
+    return Change(bucket, key, content, order, (known_by[1] or "").strip('"'))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -104,6 +104,20 @@ class HubStore:
         )
         at_commit = _Place(place.repo, commit, place.folder)
         return Listing(str(at_commit), {file.name: file for file in pinned}, is_final=place.revision == commit)
+
+    def refs(self, repo: str, *, credential: str) -> dict[str, str]:
+        """The commits of all branches and tags, by the full names of these: one request."""
+        endpoint, token = self._access(credential)
+        with self._mapped(_Place(repo, "main", ""), token):
+            found = HfApi(endpoint=endpoint, token=token or False).list_repo_refs(repo)
+        return {each.ref: str(each.target_commit) for each in (*found.branches, *found.tags)}
+
+    def repos(self, owner: str, *, credential: str, limit: int) -> Sequence[str]:
+        """Names (`owner/name`) of the model repositories that a user or organisation has, at most `limit`."""
+        endpoint, token = self._access(credential)
+        with self._mapped(_Place(f"{owner}/*", "main", ""), token):
+            found = HfApi(endpoint=endpoint, token=token or False).list_models(author=owner, limit=limit)
+            return sorted(each.id for each in found if each.id.startswith(f"{owner}/"))
 
     def pin(self, file: PinnedFile) -> PinnedFile:
         """It is pinned by its commit."""

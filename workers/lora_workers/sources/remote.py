@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,21 @@ from lora_registry.readiness import Readiness, check_digest
 from lora_registry.sources import Listing, PinnedFile, PinnedSource, ReadRange, Tap
 from lora_registry.tokenizer_maps import TOKENIZER_FILES
 from lora_workers.sources.digesting import ChunkDigest
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object of a bucket as a listing shows it.
+
+    Attributes:
+        key: its whole key.
+        etag: its ETag, without quotes.
+        modified_s: when it was written, in seconds since 1970.
+    """
+
+    key: str
+    etag: str
+    modified_s: float
 
 
 class Store(Protocol):

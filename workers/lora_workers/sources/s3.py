@@ -7,9 +7,10 @@ looks at what it gets), and after a copy the ETag is looked at once more. Three 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 import s3fs
@@ -20,7 +21,7 @@ from lora_registry import source_codes
 from lora_registry.errors import RateLimited, RegistryError, Transient
 from lora_registry.sources import Listing, PinnedFile
 from lora_workers.credentials import Credentials, S3Credential
-from lora_workers.sources.remote import changed, check_path, printable, rejected
+from lora_workers.sources.remote import StoredObject, changed, check_path, printable, rejected
 
 _BUCKET: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _CHUNK_BYTES = 1 << 22
@@ -66,6 +67,10 @@ class S3Store:
             self._add_pages(found, bucket, below, credential)
         return Listing(f"s3://{bucket}/{prefix}", found)
 
+    def walk(self, url: str, *, credential: str, limit: int) -> Sequence[StoredObject]:
+        """The objects below the prefix, however deep, in the order of their keys, at most `limit` of them."""
+        return tuple(islice(self._below(url, credential), limit))
+
     def pin(self, file: PinnedFile) -> PinnedFile:
         """By its version, if it has one: one request."""
         head = self._call("head_object", file, **_condition(file))
@@ -89,6 +94,19 @@ class S3Store:
             yield from chunks
         if not file.version.startswith("version:"):
             self._call("head_object", file, **_condition(file))
+
+    def _below(self, url: str, credential: str) -> Iterator[StoredObject]:
+        bucket, prefix = _parse_url(url)
+        below = f"{prefix}/" if prefix else ""
+        place = PinnedFile(f"s3://{bucket}/{below}", "", 0, f"s3://{bucket}/{below}", "", credential)
+        options: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", place, Prefix=below, **options)
+            for each in page.get("Contents", ()):
+                yield StoredObject(each["Key"], each["ETag"].strip('"'), each["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
 
     def _add_pages(
         self, found: dict[str, PinnedFile], bucket: str, below: str, credential: str, **options: str

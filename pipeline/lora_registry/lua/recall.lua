@@ -1,0 +1,19 @@
+-- Say what became of a content of one origin, and remember it for another while: whoever asks has just seen it there.
+-- KEYS  1 origin
+-- ARGV  1 key prefix  2 content  3 retention in s
+-- Returns {state, last registration}; the state is 'new', 'pending', 'refused', or the outcome of that registration
+--         ('' while it has none).
+-- Atomic: one look. Runs twice to the same end.
+local held = redis.call('HMGET', KEYS[1], 'content', 'last_content', 'last_registration')
+local registration = held[3] or ''
+if held[1] then
+  return {held[1] == ARGV[2] and 'pending' or 'new', registration}
+end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+if held[2] ~= ARGV[2] then
+  return {'new', registration}
+end
+if registration == '' then
+  return {'refused', ''}
+end
+return {redis.call('HGET', ARGV[1] .. ':ledger:registration:' .. registration, 'outcome') or '', registration}

@@ -14,6 +14,10 @@ TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK_VENV := .venv-lock
+# What the benchmark compares with and nothing else needs; apart, because it brings scipy and scikit-learn.
+PEERS_VENV := .venv-peers
+PEERS := adaptersentry==2.0.2
+MLFLOW_VENV := .venv-mlflow
 PINS := pyproject.toml constraints.txt
 # A real vLLM on the CPU, in an environment of its own: its versions are not ours.
 VLLM_VENV := .venv-vllm
@@ -43,7 +47,7 @@ help:
 	@echo "make test       run all tests"
 	@echo "make test-vllm  run the tests of serving nodes on a real vLLM server (about ten minutes, 3 GB in $(VLLM_VENV))"
 	@echo "make fuzz       change headers and configurations 200,000 times and compare with the real libraries"
-	@echo "make bench      compare with bare Celery and bare Redis"
+	@echo "make bench      compare with bare Celery, bare Redis, PEFT and adaptersentry"
 	@echo "make install    install everything a user of any part runs, into $(VENV)"
 	@echo "make lint       ruff, mypy and the import contracts"
 	@echo "make demo-data  remake the demo's models and adapters"
@@ -73,6 +77,13 @@ $(VENV)/.test: $(VENV)/.created $(PINS)
 	@$(call pip_install,test)
 	@touch $(VENV)/.demo $(VENV)/.all $@
 
+# MLflow brings 90 packages that nothing here imports; a test runs its server.
+$(MLFLOW_VENV)/.installed: tests/mlflow-constraints.txt
+	@echo "==> installing MLflow into $(MLFLOW_VENV) (about a minute)"
+	@"$(PYTHON)" -m venv --clear $(MLFLOW_VENV)
+	@$(MLFLOW_VENV)/bin/python -m pip install --quiet -c tests/mlflow-constraints.txt mlflow
+	@touch $@
+
 install: $(VENV)/.all
 	@echo "==> installed; $(BIN)/lora-registry --help says what there is"
 
@@ -80,7 +91,7 @@ demo: $(VENV)/.demo
 	@echo "==> running the demo"
 	@$(BIN)/lora-registry demo
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(MLFLOW_VENV)/.installed
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
 
@@ -105,7 +116,13 @@ fuzz: $(VENV)/.test
 	@echo "==> changing headers and configurations"
 	@FUZZ_ROUNDS=100000 FUZZ_LOADS=3000 $(BIN)/python -m pytest tests/corpus/test_mutations.py --timeout 3600
 
-bench: $(VENV)/.demo
+$(PEERS_VENV)/.created: $(VENV)/.created
+	@echo "==> installing $(PEERS) into $(PEERS_VENV), to compare with"
+	@"$(PYTHON)" -m venv --clear $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install --quiet $(PEERS)
+	@touch $@
+
+bench: $(VENV)/.test $(PEERS_VENV)/.created
 	@echo "==> running the benchmark"
 	@$(BIN)/python -m tests.benchmarks --json bench-results/latest.json
 
@@ -140,6 +157,6 @@ lock:
 
 clean:
 	@echo "==> removing $(VENV), caches and build outputs"
-	@rm -rf $(VENV) $(VLLM_VENV) $(LOCK_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) $(LOCK_VENV) $(PEERS_VENV) $(MLFLOW_VENV) build dist pipeline/*.egg-info workers/*.egg-info *.egg-info
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find pipeline workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -101,6 +101,7 @@ def test_the_sources_keep_every_contract() -> None:
         ),
         ("workers/lora_workers/sources/planted.py", "import s3fs", "each source scheme's library"),
         ("workers/lora_workers/planted.py", "import celery", "Celery only in the application"),
+        ("workers/lora_workers/planted.py", "import fastapi", "FastAPI and uvicorn only in the gateway"),
     ],
 )
 def test_a_planted_violation_is_caught(tree: Path, file: str, line: str, contract: str) -> None:
@@ -137,7 +138,7 @@ def test_lora_registry_imports_the_standard_library_pydantic_and_redis_only() ->
     assert external - sys.stdlib_module_names - MAY_IMPORT == set()
 
 
-@pytest.mark.parametrize("module", ["lora_registry.client", "lora_registry.subscriber"])
+@pytest.mark.parametrize("module", ["lora_registry.client", "lora_registry.subscriber", "lora_workers.training"])
 def test_client_and_subscriber_stay_light(module: str) -> None:
     """A training job or a serving node that imports its side loads no heavy library, not even indirectly."""
     code = f"import json, sys; import {module}; print(json.dumps(sorted(sys.modules)))"

@@ -19,7 +19,7 @@ from tests.helpers.waiting import wait_until
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [(kind, text) for kind, text in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
-PYTHON_NAMES = "adapter_directory, redis_url = {adapter!r}, {url!r}\n"
+PYTHON_NAMES = "adapter_directory, redis_url, inbox = {adapter!r}, {url!r}, {inbox!r}\n"
 
 
 def without_numbers(line: str) -> str:
@@ -86,7 +86,8 @@ def test_blocks_in_order(tmp_path: Path) -> None:
                 run_bash(text, tmp_path, environment)
             else:
                 adapter = str(tmp_path / "models/adapters/sql-writer")
-                run([sys.executable, "-c", PYTHON_NAMES.format(adapter=adapter, url=url) + text], tmp_path, environment)
+                names = PYTHON_NAMES.format(adapter=adapter, url=url, inbox=str(tmp_path / "inbox"))
+                run([sys.executable, "-c", names + text], tmp_path, environment)
 
 
 def run_bash(text: str, directory: Path, environment: dict[str, str]) -> None:
@@ -110,5 +111,5 @@ def test_configuration_lists_every_setting() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Every relative link in the README names a file or directory that exists."""
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -17,17 +17,25 @@ rollout.py (how far it has come among the nodes, and waiting for them), selectio
 hold by its own), named_collections.py, node_verdicts.py (what a node would make of it) and kept_traits.py (which a
 record keeps for that).
 
-Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), names.py, findings.py,
-errors.py, settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is
-listed in all_codes.py (code.py, codes.py, source_codes.py, file_codes.py, fit_codes.py, node_codes.py,
-engine_codes.py).
+Who may do what: namespaces.py (prefixes of sources, credentials, quotas) and policies.py, which keeps them; tokens.py
+(bearer tokens of the HTTP gateway). What webhooks ask for waits a quiet moment before it is accepted:
+hook_deliveries.py and hook_events.py.
+
+Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
+for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,
+settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
+all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, hook_codes.py, file_codes.py, fit_codes.py,
+node_codes.py, engine_codes.py).
+
+What nothing refers to any more is marked by marks.py for garbage collection; copies.py makes the copies of adapters
+that training jobs leave for the workers.
 
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
 module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py
-and tokenizer_maps.py; what a base model looks like in base_profile.py, base_headers.py and quantized_bases.py; what
-becomes of an adapter on an engine in adapter_traits.py, engine_conditions.py, engine_profiles.py (and engines/*.json)
-and engine_verdicts.py; what the numbers of its weights say in numeric_report.py; judgement.py puts these together,
-and report.py is what is kept of it.
+and tokenizer_comparison.py; what a base model looks like in base_profile.py, base_headers.py, quantized_bases.py and
+tokenizer_maps.py; what becomes of an adapter on an engine in adapter_traits.py, engine_conditions.py,
+engine_profiles.py (and engines/*.json) and engine_verdicts.py; what the numbers of its weights say in
+numeric_report.py; judgement.py puts these together, and report.py is what is kept of it.
 
 This package imports the standard library, pydantic and redis, and nothing else; the processes and the heavy libraries
 are in `lora_workers`.

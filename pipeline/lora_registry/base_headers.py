@@ -25,6 +25,7 @@ from lora_registry.base_profile import (
 )
 from lora_registry.quantized_bases import ReadTensor, Shape, is_supported, quantization_method, unpacked_shapes
 from lora_registry.safetensors_header import Header, TensorEntry
+from lora_registry.tokenizer_maps import TokenizerMap
 
 _CONV1D_MODEL_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 """Families whose projections are transformers' Conv1D.
@@ -71,19 +72,16 @@ def profile_from_headers(
     also_known_as: Sequence[str] = (),
     running: RunningModel | None = None,
     read_tensor: ReadTensor | None = None,
-    tokenizer_digest: str = "",
-    tokenizer_size: int = 0,
+    tokenizer: TokenizerMap | None = None,
 ) -> BaseProfile:
     """Build the profile of a base model.
 
     Args:
-        name: the base model's name in the registry.
-        config: its config.json.
+        name: the base model's name in the registry. config: its config.json.
         headers: the headers of all its weight files, in any order.
         source, also_known_as: where the files are, and other names of the base.
         running: the model that config.json describes; without it, only usual architectures can be told.
-        read_tensor: reads a small tensor by its name (the state of a 4-bit weight).
-        tokenizer_digest, tokenizer_size: of the tokenizer's map; see `lora_registry.tokenizer_maps`.
+        read_tensor: reads a small tensor by its name (the state of a 4-bit weight). tokenizer: the one beside them.
 
     Raises:
         BaseProfileError: the files are incomplete, contradictory, or of an unknown kind.
@@ -96,9 +94,6 @@ def profile_from_headers(
         running, disk = _model_of_headers(shapes, config, model_type, architecture)
     else:
         disk = _checked(shapes, running, config)
-    embedding = running.modules.get(running.input_embedding)
-    if embedding is None:
-        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, message="The model has no embedding of input tokens.")
     return BaseProfile(
         name=name,
         revision=_revision(config, on_disk),
@@ -106,21 +101,29 @@ def profile_from_headers(
         also_known_as=tuple(also_known_as),
         model_type=model_type,
         architecture=architecture,
-        modules=running.modules,
-        disk_modules=disk,
-        parameters=running.parameters,
-        experts=running.experts,
         num_layers=num_layers,
-        embedding_rows=embedding.in_features,
-        input_embedding=running.input_embedding,
-        output_embedding=running.output_embedding,
-        tied=running.tied,
         dtype=_usual_dtype([on_disk[key] for key in shapes if key in on_disk] or list(on_disk.values())),
         quantization=quantization_method(config),
-        tokenizer_digest=tokenizer_digest,
-        tokenizer_size=tokenizer_size,
-        built_from=BuiltFrom.HEADERS if running.built_of_headers else BuiltFrom.MODEL,
-    )
+        **_fields_of(running, disk),
+    ).with_tokenizer(tokenizer)
+
+
+def _fields_of(running: RunningModel, disk: dict[str, ModuleShape]) -> dict[str, Any]:
+    """What a profile takes from the running model, and from the files where they have other names."""
+    embedding = running.modules.get(running.input_embedding)
+    if embedding is None:
+        raise BaseProfileError.of(fit_codes.BASE_PROFILE_INVALID, message="The model has no embedding of input tokens.")
+    return {
+        "modules": running.modules,
+        "disk_modules": disk,
+        "parameters": running.parameters,
+        "experts": running.experts,
+        "embedding_rows": embedding.in_features,
+        "input_embedding": running.input_embedding,
+        "output_embedding": running.output_embedding,
+        "tied": running.tied,
+        "built_from": BuiltFrom.HEADERS if running.built_of_headers else BuiltFrom.MODEL,
+    }
 
 
 def _identity(config: dict[str, Any], running: RunningModel | None) -> tuple[str, str]:

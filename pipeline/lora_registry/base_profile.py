@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from lora_registry.code import Code
 from lora_registry.errors import Rejected
+from lora_registry.tokenizer_maps import TokenizerMap, stored_digest
 
 PROFILE_SCHEMA = 1
 
@@ -133,6 +135,8 @@ class BaseProfile(BaseModel):
         quantization: method, None for plain weights; all shapes are those of the unpacked weights.
         tokenizer_digest: digest of the map from token to id, "" if the tokenizer is not known.
         tokenizer_size: one more than the tokenizer's largest id.
+        tokenizer_stored: digest of everything that is kept of the tokenizer; see `TokenizerMap.stored`.
+        tokenizer: the map itself, where it is at hand; it is kept beside the profile, which every validation reads.
         built_from: what the profile was made from.
     """
 
@@ -158,7 +162,22 @@ class BaseProfile(BaseModel):
     quantization: str | None = None
     tokenizer_digest: str = ""
     tokenizer_size: int = 0
+    tokenizer_stored: str = ""
+    tokenizer: Annotated[TokenizerMap | None, SkipValidation] = Field(default=None, exclude=True, repr=False)
     built_from: BuiltFrom = BuiltFrom.HEADERS
+
+    def with_tokenizer(self, tokenizer: TokenizerMap | None) -> BaseProfile:
+        """The same profile with this tokenizer, or without one."""
+        if tokenizer is None or not tokenizer.ids:
+            absent = {"tokenizer": None, "tokenizer_digest": "", "tokenizer_size": 0, "tokenizer_stored": ""}
+            return self.model_copy(update=absent)
+        present = {
+            "tokenizer": tokenizer,
+            "tokenizer_digest": tokenizer.digest,
+            "tokenizer_size": tokenizer.size,
+            "tokenizer_stored": stored_digest(tokenizer.stored),
+        }
+        return self.model_copy(update=present)
 
     def module(self, name: str) -> ModuleShape | None:
         """The shape of a module by either of its names; None if there is no such one."""

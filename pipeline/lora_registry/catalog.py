@@ -11,21 +11,28 @@ from typing import Literal
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from lora_registry import scripts
+from lora_registry import namespace_codes, scripts
 from lora_registry.base_profile import BaseProfile, equal_shape
 from lora_registry.connection import command, redis_errors
-from lora_registry.errors import Conflict, LeaseLost, NotFound, ServerNotAdmitted
+from lora_registry.errors import Conflict, LeaseLost, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.keys import Keys
 from lora_registry.ledger import Lease
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
 from lora_registry.settings import Settings
+from lora_registry.tokenizer_maps import TokenizerMap, stored_digest
 
 _PAGE = 1000
+_MOST_TOKENIZERS = 4
+"""Maps that a process keeps; each of a large vocabulary takes some 20 MB."""
 MAX_BY = 100
 """Characters that are kept of who moved an alias."""
 OWN_ALIAS = "@own"
 ANY_ALIAS = "@any"
 """In a selection: each adapter's own alias, and any at all. No alias can be called so."""
+_QUOTAS = {
+    code.code: code
+    for code in (namespace_codes.QUOTA_ADAPTERS, namespace_codes.QUOTA_VERSIONS_PER_DAY, namespace_codes.QUOTA_BYTES)
+}
 
 
 class VersionRecord(BaseModel):
@@ -144,6 +151,7 @@ class Catalog:
         self._redis = client
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
+        self._tokenizers: dict[str, TokenizerMap] = {}
 
     def publish(self, lease: Lease, record: VersionRecord) -> Published:
         """Publish `record`, move the adapter's own alias by the rule, announce, and end the registration: one script.
@@ -154,6 +162,7 @@ class Catalog:
             garbage collection is removing the artifact).
 
         Raises:
+            Rejected: a quota of the namespace is used up, with the finding.
             LeaseLost: another worker owns the registration.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
@@ -178,12 +187,14 @@ class Catalog:
                 self._settings.retention_s,
                 self._settings.keep_last,
             ],
-        )[0]
-        if answer == "lost":
+        )
+        if answer[0] == "lost":
             raise LeaseLost
-        if answer == "not-admitted":
+        if answer[0] == "not-admitted":
             raise ServerNotAdmitted
-        return Published(answer)
+        if answer[0] == "quota":
+            raise _over_quota(record.namespace, *answer[1:])
+        return Published(answer[0])
 
     def base_of(self, adapter: AdapterName) -> str | None:
         """Name of the base model that the adapter belongs to; None before its first version.
@@ -236,6 +247,45 @@ class Catalog:
         if stored is None:
             raise self._missing(adapter, base, number)
         return VersionRecord.model_validate_json(stored)
+
+    def adapter_count(self) -> int:
+        """Number of adapters with a published version.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        return int(command(self._redis, "HLEN", self._keys.adapters))
+
+    def version_numbers(self, adapter: AdapterName) -> list[int]:
+        """Numbers of the adapter's published versions, oldest first.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        return [int(number) for number in command(self._redis, "ZRANGE", self._keys.numbers_published(adapter), 0, -1)]
+
+    def current(self, adapters: Mapping[AdapterName, str]) -> dict[AdapterName, VersionRecord | None]:
+        """What each adapter's own alias points at, in two round trips; None where people have not set it.
+
+        Args:
+            adapters: adapter → its base model.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        keys = self._keys
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for adapter, base in adapters.items():
+                pipe.hget(keys.aliases(base), f"{adapter.qualified}@{adapter.name}")
+            targets = pipe.execute()
+            for (adapter, base), target in zip(adapters.items(), targets, strict=True):
+                number = AliasTarget.parse(target).version if target else ""
+                pipe.hget(keys.versions(base), f"{adapter.qualified}.v{number}")
+            stored = pipe.execute()
+        return {
+            adapter: VersionRecord.model_validate_json(record) if record else None
+            for adapter, record in zip(adapters, stored, strict=True)
+        }
 
     def aliases(self, adapter: AdapterName) -> dict[str, AliasTarget]:
         """Aliases of the adapter, its own name among them once something is published under it.
@@ -359,12 +409,23 @@ class Catalog:
         qualified = profile.name if "." in profile.name else f"{DEFAULT_NAMESPACE}.{profile.name}"
         if command(self._redis, "HEXISTS", self._keys.adapters, qualified):
             raise Conflict(f"{profile.name!r} is the name of an adapter; engines serve both under one namespace")
-        if command(self._redis, "HSETNX", self._keys.bases, profile.name, profile.model_dump_json()):
+        if self._store_base(profile, is_new=True):
             return True
         if not equal_shape(self.base(profile.name), profile):
             raise Conflict(f"base model {profile.name!r} is registered with other shapes; choose another name")
-        command(self._redis, "HSET", self._keys.bases, profile.name, profile.model_dump_json())
+        self._store_base(profile, is_new=False)
         return False
+
+    def _store_base(self, profile: BaseProfile, *, is_new: bool) -> bool:
+        """Write the profile and, beside it, the tokenizer's map; returns whether that was done."""
+        stored, keys = profile.model_dump_json(), self._keys
+        with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
+            (pipe.hsetnx if is_new else pipe.hset)(keys.bases, profile.name, stored)
+            if profile.tokenizer is not None:
+                (pipe.hsetnx if is_new else pipe.hset)(keys.tokenizers, profile.name, profile.tokenizer.stored)
+            elif not is_new:
+                pipe.hdel(keys.tokenizers, profile.name)
+            return bool(pipe.execute()[0])
 
     def base(self, name: str) -> BaseProfile:
         """Profile of a base model.
@@ -377,6 +438,23 @@ class Catalog:
         if stored is None:
             raise NotFound(f"no base model {name[:200]!r} is registered")
         return _parse_profile(stored)
+
+    def tokenizer_of(self, base: BaseProfile) -> TokenizerMap | None:
+        """The map of a registered base model's tokenizer; None if it has none, or it was replaced meanwhile.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        if not base.tokenizer_stored or base.tokenizer is not None:
+            return base.tokenizer
+        if base.tokenizer_stored not in self._tokenizers:
+            stored = command(self._redis, "HGET", self._keys.tokenizers, base.name)
+            if stored is None or stored_digest(stored) != base.tokenizer_stored:
+                return None
+            if len(self._tokenizers) >= _MOST_TOKENIZERS:
+                self._tokenizers.clear()
+            self._tokenizers[base.tokenizer_stored] = TokenizerMap.from_stored(stored)
+        return self._tokenizers[base.tokenizer_stored]
 
     def standing(self, adapter: AdapterName, base_model: str) -> Standing:
         """What the allocate stage must know about a request, in one round trip.
@@ -411,6 +489,11 @@ class Catalog:
         if base is None:
             raise NotFound(f"no adapter {str(adapter)!r} is published")
         return base
+
+
+def _over_quota(namespace: str, code: str, limit: str, would_be: str) -> Rejected:
+    finding = _QUOTAS[code].finding(namespace, expected=f"at most {limit}", actual=would_be)
+    return Rejected(finding.message, findings=(finding,))
 
 
 @lru_cache(maxsize=32)

@@ -12,7 +12,7 @@ from lora_registry.catalog import Catalog
 from lora_registry.connection import connect, open_bell, redis_errors
 from lora_registry.errors import RedisUnavailable, Rejected, ServerNotAdmitted, WaitTimeout
 from lora_registry.events import RegistrationRequested, describe_validation_error
-from lora_registry.inbox import Inbox
+from lora_registry.inbox import Accepted, Inbox
 from lora_registry.keys import Keys
 from lora_registry.ledger import Ledger
 from lora_registry.lifecycle import Lifecycle
@@ -93,10 +93,14 @@ class RegistrationClient:
                 event = RegistrationRequested(**fields)
             except ValidationError as error:
                 raise Rejected(describe_validation_error(error)) from error
+        return self.accept(event, idempotency_key=idempotency_key).registration_id
+
+    def accept(self, event: RegistrationRequested, *, idempotency_key: str | None = None) -> Accepted:
+        """As `submit`, and also say whether this call made the registration."""
         deadline = time.monotonic() + _ADMISSION_WAIT_S
         while True:
             try:
-                return self._inbox.accept(event, idempotency_key=idempotency_key).registration_id
+                return self._inbox.accept(event, idempotency_key=idempotency_key)
             except ServerNotAdmitted:
                 if time.monotonic() > deadline:
                     raise

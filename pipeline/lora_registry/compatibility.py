@@ -10,7 +10,7 @@ carry that were trained with an older transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from lora_registry import file_codes, fit_codes
@@ -18,7 +18,7 @@ from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile, BuiltFrom, ModuleKind, ModuleShape
 from lora_registry.findings import Finding
 from lora_registry.layer_replication import replicate
-from lora_registry.module_patterns import PatternTable
+from lora_registry.module_patterns import PatternTable, endings
 from lora_registry.safetensors_header import Header, TensorEntry
 from lora_registry.saved_tensors import check_saved
 from lora_registry.target_parameters import WrappedParameter, wrap_parameters
@@ -37,6 +37,12 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 `LoraLayer.update_layer` in peft/tuners/lora/layer.py (PEFT 0.21.2): these subtract from the base's weight.
 """
+_READS_BASE = ("pissa", "olora", "orthogonal", "lora_ga", "mica")
+"""Ways of initialising that look for the module's own weight."""
+_CONTAINERS: dict[tuple[int, int], tuple[BaseProfile, Sequence[str], frozenset[str]]] = {}
+"""What every comparison with a base asks for, kept by the identity of its modules and parameters, which live as long
+as the entry does."""
+_MOST_CONTAINERS = 16
 _LINEAR_PAIR = (Role.A, Role.B)
 _EMBEDDING_PAIR = (Role.EMBEDDING_A, Role.EMBEDDING_B)
 
@@ -104,6 +110,7 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
     targets, ranks = select_targets(config, base), config.ranks()
     wrapped = wrap_parameters(config, base, targets)
     yield from wrapped.findings
+    yield from _check_initialisation(config, base, wrapped.by_name, tensors)
     saved, applied = saved_names(config, base), 0
     for name, roles in tensors.lora.items():
         parameter = wrapped.by_name.get(name)
@@ -112,18 +119,17 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
             yield from _check_parameter(name, roles, parameter, ranks)
             continue
         shape = base.module(name)
-        subject = next(iter(roles.values())).name
         if shape is None:
-            yield _unknown(subject, name, config, base)
+            yield _unknown(_first(roles), name, config, base)
             continue
         applied += 1
         if saved and name.endswith(saved):
-            yield fit_codes.SAVED_MODULE_INVALID.finding(subject, actual=name)
+            yield fit_codes.SAVED_MODULE_INVALID.finding(_first(roles), actual=name)
         elif name not in targets:
-            yield fit_codes.MODULE_NOT_TARGETED.finding(subject, actual=name)
+            yield fit_codes.MODULE_NOT_TARGETED.finding(_first(roles), actual=name)
         elif base.model_type in _MAMBA and name.endswith(_MAMBA_MODULES):
             yield file_codes.TARGET_NOT_A_PROJECTION.finding(
-                subject, "PEFT puts no LoRA on this module of a Mamba model."
+                _first(roles), "PEFT puts no LoRA on this module of a Mamba model."
             )
         else:
             yield from _check_module(config, name, roles, shape, ranks)
@@ -131,6 +137,38 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
         yield fit_codes.NO_MODULE_APPLIED.finding(expected="at least 1 module", actual="0 modules")
     yield from _check_targets(base, targets, tensors)
     yield from _absent_parameters(wrapped.by_name, tensors)
+
+
+def _check_initialisation(
+    config: AdapterConfig, base: BaseProfile, wrapped: dict[str, WrappedParameter], tensors: SortedTensors
+) -> Iterator[Finding]:
+    """Ways of initialising that PEFT cannot repeat when it loads the adapter, as it does before it reads the weights.
+
+    Source: the `…_init` methods of LoraLayer in peft/tuners/lora/layer.py (PEFT 0.21.2).
+    """
+    named = config.init_lora_weights.lower()
+    if named == "corda":
+        message = "PEFT loads it only onto a model that was prepared for CorDA."
+    elif named == "mica" and config.use_dora:
+        message = "PEFT refuses it together with use_dora."
+    elif wrapped and named.startswith(_READS_BASE):
+        message = "PEFT takes it for modules only, not for parameters such as stacked experts."
+    elif named == "olora" and any(_is_conv1d(base, name) for name in tensors.lora):
+        message = "PEFT gives the halves the wrong shapes on a Conv1D."
+    else:
+        return
+    remedy = "Set init_lora_weights to true in adapter_config.json: the weights are trained, and it counts no more."
+    yield file_codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message, actual=named[:40], remedy=remedy)
+
+
+def _is_conv1d(base: BaseProfile, name: str) -> bool:
+    shape = base.module(name)
+    return shape is not None and shape.kind is ModuleKind.CONV1D
+
+
+def _first(roles: dict[Role, TensorEntry]) -> str:
+    """The name of a module's first tensor, by which findings call it."""
+    return next(iter(roles.values())).name
 
 
 def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) -> Finding:
@@ -152,21 +190,28 @@ def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTenso
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         yield fit_codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
-    others = _holders(base) - base.modules.keys()
-    wrong = next((name for name in sorted(others) if name in targets), None)
+    containers, named = _containers(base)
+    wrong = next((name for name in containers if name in targets), None) if targets.may_hold(named) else None
     if wrong is not None:
         yield file_codes.TARGET_NOT_A_PROJECTION.finding("target_modules", actual=wrong)
 
 
-def _holders(base: BaseProfile) -> set[str]:
-    """All modules that hold a parameter, themselves or within them."""
-    holders: set[str] = set()
-    for parameter in base.parameter_names():
-        module = parameter.rpartition(".")[0]
-        while module and module not in holders:
-            holders.add(module)
-            module = module.rpartition(".")[0]
-    return holders
+def _containers(base: BaseProfile) -> tuple[Sequence[str], frozenset[str]]:
+    """All modules that hold a parameter, themselves or within them, and that no LoRA replaces; all their endings."""
+    key = id(base.modules), id(base.parameters)
+    kept = _CONTAINERS.get(key)
+    if kept is None:
+        holders: set[str] = set()
+        for parameter in base.parameter_names():
+            module = parameter.rpartition(".")[0]
+            while module and module not in holders:
+                holders.add(module)
+                module = module.rpartition(".")[0]
+        if len(_CONTAINERS) >= _MOST_CONTAINERS:
+            _CONTAINERS.clear()
+        containers = sorted(holders - base.modules.keys())
+        kept = _CONTAINERS[key] = base, containers, frozenset(part for name in containers for part in endings(name))
+    return kept[1:]
 
 
 def _absent_parameters(wrapped: dict[str, WrappedParameter], tensors: SortedTensors) -> Iterator[Finding]:

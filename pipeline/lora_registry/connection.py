@@ -13,6 +13,7 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 from redis import exceptions as errors
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -26,8 +27,14 @@ _PASSING: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 """How replies begin that redis-py has no class for: a script runs long, the disk is full, too few replicas follow."""
 
 
-def connect(url: str, *, name: str = "lora-registry", retries: int = 2) -> redis.Redis:
+def connect(url: str, *, name: str = "lora-registry", retries: int = 2, timeout_s: float | None = None) -> redis.Redis:
     """A client for `url`; nothing is sent until the first command.
+
+    Args:
+        url: the server.
+        name: what the server calls the connection.
+        retries: how often a command is tried again.
+        timeout_s: longest wait for a connection or an answer, for those who never block on the server.
 
     Raises:
         Configuration: the URL is not one that redis-py reads.
@@ -37,8 +44,8 @@ def connect(url: str, *, name: str = "lora-registry", retries: int = 2) -> redis
             url,
             decode_responses=True,
             client_name=name,
-            socket_timeout=_SOCKET_TIMEOUT_S,
-            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            socket_timeout=timeout_s or _SOCKET_TIMEOUT_S,
+            socket_connect_timeout=timeout_s or _CONNECT_TIMEOUT_S,
             health_check_interval=30,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
         )
@@ -46,8 +53,10 @@ def connect(url: str, *, name: str = "lora-registry", retries: int = 2) -> redis
         raise Configuration(f"LORA_REGISTRY_REDIS_URL: {error}") from error
 
 
-def connect_async(url: str, *, name: str = "lora-registry") -> redis.asyncio.Redis:
-    """The asyncio twin of `connect`, for the subscriber.
+def connect_async(
+    url: str, *, name: str = "lora-registry", retries: int = 2, timeout_s: float = _SOCKET_TIMEOUT_S
+) -> redis.asyncio.Redis:
+    """The asyncio twin of `connect`, for the subscriber and the gateway.
 
     Raises:
         Configuration: the URL is not one that redis-py reads.
@@ -57,8 +66,9 @@ def connect_async(url: str, *, name: str = "lora-registry") -> redis.asyncio.Red
             url,
             decode_responses=True,
             client_name=name,
-            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_timeout=timeout_s,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), retries),
         )
     except ValueError as error:
         raise Configuration(f"LORA_REGISTRY_REDIS_URL: {error}") from error

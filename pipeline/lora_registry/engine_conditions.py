@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lora_registry.adapter_traits import AdapterTraits
     from lora_registry.engine_profiles import EngineProfile, EngineRule
 
-_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _PADDED_TO = 16
 _SMALLEST_SHARD = 8
 """Ranks that LoRAX and TGI pad to. Source: LoRAX a7394ba3, server/lorax_server/utils/sgmv.py (pad_rank)."""
@@ -246,7 +245,7 @@ def targets_pattern(traits: AdapterTraits, _: EngineProfile, __: EngineRule) -> 
 @_condition(codes.ENGINE_OVERFLOW)
 def overflows_dtype(traits: AdapterTraits, profile: EngineProfile, _: EngineRule) -> Match | None:
     """A or scale·B is not finite in the dtype that the node serves in; known only where the numbers were looked at."""
-    dtype = traits.base_dtype if profile.dtype == "auto" else _DTYPES[profile.dtype]
+    dtype = profile.served_dtype(traits.base_dtype)
     return Match("dtype", "finite numbers", f"overflow in {dtype}") if dtype in traits.overflows else None
 
 

@@ -82,6 +82,10 @@ class EngineRule(BaseModel):
         return versions
 
 
+_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+"""As safetensors calls them."""
+
+
 class EngineProfile(BaseModel):
     """An engine as a node runs it.
 
@@ -118,6 +122,10 @@ class EngineProfile(BaseModel):
                 f"engine {self.engine!r} is none of {', '.join(BUILT_IN)}; a profile of another one takes rules"
             )
         return self
+
+    def served_dtype(self, base_dtype: str) -> str:
+        """What the node serves a base of this dtype in, as safetensors calls it."""
+        return base_dtype if self.dtype == "auto" else _DTYPES[self.dtype]
 
 
 class EngineTable(BaseModel):

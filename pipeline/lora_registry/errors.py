@@ -9,15 +9,17 @@
     │   ├── RedisUnavailable
     │   ├── ServerNotAdmitted
     │   ├── ArtifactBusy
-    │   └── QueueFull
+    │   ├── QueueFull
+    │   ├── RateLimited
+    │   ├── ProcessUnfit    … and only in another process: record, then end this one
+    │   └── Deferred        not there yet: looked at again at no cost, and rejected when its time is up
     ├── LeaseLost           someone else owns the registration: stop, write nothing
     ├── AnnouncementGap     the log no longer reaches back to the cursor: resync from the snapshot
     ├── NotFound            nothing of that name is registered
     ├── Conflict            the state is not what the caller expected: read it again, then decide
-    ├── ArtifactDamaged     what the artifact store holds is not what the digest says: do not use it
-
     ├── NotServed           nodes cannot serve a version as asked: look at the rollout
     ├── PromotionAborted    the gate did not open: the alias is where it was
+    ├── ArtifactDamaged     what the artifact store holds is not what the digest says: do not use it
     ├── WaitTimeout         the outcome did not come in time; the registration goes on
     └── Configuration       the settings are wrong: fail at start
 
@@ -105,6 +107,45 @@ class QueueFull(Transient):
     remedy = "Start more workers or wait; the limit is LORA_REGISTRY_MAX_QUEUED_EVENTS."
 
 
+class ProcessUnfit(Transient):
+    """Something failed that this process does not recover from; another one may do the work."""
+
+    code = "PROCESS_UNFIT"
+    remedy = "Nothing: it is retried in a new process. If it lasts, look at the message."
+
+
+class RateLimited(Transient):
+    """The place is asked too often."""
+
+    code = "RATE_LIMITED"
+    remedy = "Nothing: it is retried. If it lasts, give a credential with a higher limit."
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Deferred(Transient):
+    """Not all of it is there yet."""
+
+    code = "DEFERRED"
+    remedy = "Nothing: it is looked at again. Finish the upload."
+
+    def __init__(
+        self, message: str | None = None, *, findings: tuple[Finding, ...] = (), deadline_s: float = 0.0
+    ) -> None:
+        """Say what is missing.
+
+        Args:
+            message: as with every error.
+            findings: what the registration is rejected with if that is still so at the deadline.
+            deadline_s: seconds from when the registration was taken into the ledger.
+        """
+        super().__init__(message)
+        self.findings = findings
+        self.deadline_s = deadline_s
+
+
 class LeaseLost(RegistryError):
     """Another worker owns this registration now."""
 
@@ -133,20 +174,6 @@ class Conflict(RegistryError):
     remedy = "Read the current state and decide again."
 
 
-class ArtifactDamaged(RegistryError):
-    """The artifact store does not hold the bytes that the digest was taken over."""
-
-    code = "ARTIFACT_DAMAGED"
-    remedy = "Restore it from a backup, or remove its directory and register the adapter again."
-
-
-class ArtifactBusy(Transient):
-    """An artifact of the same bytes is being removed at this moment."""
-
-    code = "ARTIFACT_BUSY"
-    remedy = "Nothing: it is retried, and kept anew once it is gone."
-
-
 class NotServed(RegistryError):
     """No serving node can serve the version as asked."""
 
@@ -159,6 +186,20 @@ class PromotionAborted(RegistryError):
 
     code = "PROMOTION_ABORTED"
     remedy = "See what the nodes say with `lora-registry rollout NAME`; promote again when they can serve it."
+
+
+class ArtifactDamaged(RegistryError):
+    """The artifact store does not hold the bytes that the digest was taken over."""
+
+    code = "ARTIFACT_DAMAGED"
+    remedy = "Restore it from a backup, or remove its directory and register the adapter again."
+
+
+class ArtifactBusy(Transient):
+    """An artifact of the same bytes is being removed at this moment."""
+
+    code = "ARTIFACT_BUSY"
+    remedy = "Nothing: it is retried, and kept anew once it is gone."
 
 
 class WaitTimeout(RegistryError):

@@ -9,14 +9,16 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import redis
+import redis.asyncio
 
 from lora_registry import codes, scripts
 from lora_registry.connection import LONGEST_BLOCK_S, command, redis_errors
-from lora_registry.errors import IdempotencyConflict, QueueFull, Rejected, ServerNotAdmitted
+from lora_registry.errors import IdempotencyConflict, QueueFull, RegistryError, Rejected, ServerNotAdmitted
 from lora_registry.events import RegistrationRequested, parse_event
 from lora_registry.keys import Keys
 from lora_registry.registrations import dump_findings
@@ -56,36 +58,56 @@ class Inbox:
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach; submit again with the same key.
         """
-        registration_id = f"reg_{secrets.token_hex(12)}"
-        key = idempotency_key or registration_id
-        keys = self._keys
-        idempotency = keys.idempotency(event.namespace, key)
-        answer = scripts.call(
-            self._redis,
-            "accept",
-            keys=[
-                keys.accepted(registration_id),
-                idempotency,
-                keys.numbers(event.adapter),
-                keys.events,
-            ],
-            args=[
-                registration_id,
-                event.model_dump_json(),
-                event.payload_digest(),
-                idempotency.rpartition(":")[2],
-                self._settings.max_queued_events,
-                keys.server,
-            ],
-        )
-        if answer[0] == "not-admitted":
-            raise ServerNotAdmitted
-        if answer[0] == "full":
-            raise QueueFull
-        if answer[0] == "conflict":
-            raise IdempotencyConflict(f"idempotency key {key[:100]!r} was used for another request ({answer[1]})")
-        # A reply that was lost makes redis-py ask again: "existing" with our own new id means that we created it.
-        return Accepted(answer[1], created=answer[1] == registration_id)
+        registration_id, keys, args = self._call_of(event, idempotency_key)
+        return _accepted(scripts.call(self._redis, "accept", keys=keys, args=args), registration_id, idempotency_key)
+
+    async def accept_all(
+        self, client: redis.asyncio.Redis, requests: Sequence[tuple[RegistrationRequested, str | None]]
+    ) -> list[Accepted | RegistryError]:
+        """Accept several events, each with its idempotency key, over `client`, in one round trip and in this order.
+
+        Returns:
+            For each what `accept` would return or raise.
+
+        Raises:
+            RedisUnavailable: the server is out of reach; any of them may have been accepted.
+        """
+        calls = [self._call_of(event, key) for event, key in requests]
+        answers = await scripts.call_all(client, "accept", [(keys, args) for _, keys, args in calls])
+        accepted: list[Accepted | RegistryError] = []
+        for (_, key), (registration_id, _, _), answer in zip(requests, calls, answers, strict=True):
+            try:
+                if isinstance(answer, RegistryError):
+                    raise answer
+                accepted.append(_accepted(answer, registration_id, key))
+            except RegistryError as error:
+                accepted.append(error)
+        return accepted
+
+    def is_known(self, namespace: str, idempotency_key: str) -> bool:
+        """Whether an event was accepted under this key.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        return command(self._redis, "GET", self._keys.idempotency(namespace, idempotency_key)) is not None
+
+    def _call_of(
+        self, event: RegistrationRequested, idempotency_key: str | None
+    ) -> tuple[str, list[str], list[str | int]]:
+        """A fresh registration id, and keys and arguments of the script that accepts the event under it."""
+        registration_id, keys = f"reg_{secrets.token_hex(12)}", self._keys
+        idempotency = keys.idempotency(event.namespace, idempotency_key or registration_id)
+        arguments: list[str | int] = [
+            registration_id,
+            event.model_dump_json(),
+            event.payload_digest(),
+            idempotency.rpartition(":")[2],
+            self._settings.max_queued_events,
+            keys.server,
+        ]
+        touched = [keys.accepted(registration_id), idempotency, keys.numbers(event.adapter), keys.events]
+        return registration_id, touched, arguments
 
     def read(self, consumer: str, *, count: int = 100, block_s: float = 1.0) -> list[Entry]:
         """New events for `consumer`; waits up to `block_s` for the first.
@@ -201,6 +223,17 @@ class Inbox:
                     raise
 
 
+def is_admitted(client: redis.Redis, settings: Settings) -> bool:
+    """Whether the server behind `client` may issue ids, numbers and sequences.
+
+    Raises:
+        RedisUnavailable: the server is out of reach.
+    """
+    with redis_errors():
+        run_id = client.info("server")["run_id"]
+    return bool(command(client, "HGET", Keys(settings.key_prefix).server, "run_id") == run_id)
+
+
 def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0, number_floor: int = 0) -> tuple[bool, str]:
     """Admit the server behind `client`, so that it may issue ids, numbers and sequences.
 
@@ -224,6 +257,23 @@ def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0, number_
         args=[settings.id_gap, id_floor, settings.number_gap, number_floor, keys.prefix],
     )
     return bool(answer[0]), str(answer[1])
+
+
+def _accepted(answer: list[str], registration_id: str, idempotency_key: str | None) -> Accepted:
+    """What the script's answer says to whoever asked under `registration_id`.
+
+    Raises:
+        IdempotencyConflict, QueueFull, ServerNotAdmitted: see `Inbox.accept`.
+    """
+    if answer[0] == "not-admitted":
+        raise ServerNotAdmitted
+    if answer[0] == "full":
+        raise QueueFull
+    if answer[0] == "conflict":
+        key = idempotency_key or registration_id
+        raise IdempotencyConflict(f"idempotency key {key[:100]!r} was used for another request ({answer[1]})")
+    # A reply that was lost makes redis-py ask again: "existing" with our own new id means that we created it.
+    return Accepted(answer[1], created=answer[1] == registration_id)
 
 
 def _entries(reply: object) -> list[Entry]:

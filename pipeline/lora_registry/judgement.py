@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from time import perf_counter
@@ -15,13 +15,16 @@ from lora_registry.compatibility import check_compatibility
 from lora_registry.engine_profiles import EngineProfile
 from lora_registry.engine_verdicts import EngineVerdict, judge_engines, refuse_invalid
 from lora_registry.errors import Rejected
-from lora_registry.findings import Finding, has_error
+from lora_registry.findings import Finding, Severity, has_error
 from lora_registry.safetensors_header import Header
 from lora_registry.sources import PinnedSource, Source
-from lora_registry.tokenizer_maps import check_tokenizer, read_tokenizer
+from lora_registry.tokenizer_comparison import check_tokenizer
+from lora_registry.tokenizer_maps import TokenizerMap, read_tokenizer
 
 MAX_TOKENIZER_BYTES = 1 << 26
 """The largest file of a tokenizer that is compared; those of a quarter of a million tokens have 35 MB."""
+
+LoadTokenizer = Callable[[BaseProfile], TokenizerMap | None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def judge(
         overflows: dtypes, as safetensors calls them, that the numbers overflow, where they were looked at.
     """
     begun = perf_counter()
+    if any(profile.served_dtype(base.dtype) not in overflows for profile in profiles):
+        more_findings = [_tolerated(finding) for finding in more_findings]
     findings = (*_check_rank(config, max_lora_rank), *check_compatibility(config, header, base), *more_findings)
     timings_ms = {"structure": (perf_counter() - begun) * 1000}
     begun = perf_counter()
@@ -75,10 +80,32 @@ def judge(
     return Judgement(findings, engines, timings_ms, traits)
 
 
-def judge_tokenizer(pinned: PinnedSource, source: Source, base: BaseProfile) -> tuple[Finding, ...]:
-    """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact."""
+def _tolerated(finding: Finding) -> Finding:
+    """The finding, of an adapter that some node serves right.
+
+    An overflow in the base's own dtype is an error, because engines serve in that dtype unless told otherwise; where a
+    profile says that a node serves in one that holds the values, it is that of each profile to refuse the adapter.
+    """
+    if finding.code != fit_codes.DTYPE_OVERFLOW.code:
+        return finding
+    return finding.model_copy(update={"severity": Severity.WARNING})
+
+
+def judge_tokenizer(
+    pinned: PinnedSource, source: Source, base: BaseProfile, *, load: LoadTokenizer
+) -> tuple[Finding, ...]:
+    """Compare the tokenizer that lies beside the adapter, if one does; it is not part of the artifact.
+
+    Args:
+        pinned: the adapter.
+        source: where it is.
+        base: the model that it is for.
+        load: gives the map of the base's tokenizer, which the profile only has the digest of; asked if it is needed.
+    """
+    if not pinned.tokenizer:
+        return ()
     files, findings = read_tokenizer_files(pinned, source)
-    return (*findings, *check_tokenizer_files(files, base))
+    return (*findings, *check_tokenizer_files(files, base.model_copy(update={"tokenizer": load(base)})))
 
 
 def read_tokenizer_files(pinned: PinnedSource, source: Source) -> tuple[dict[str, bytes], list[Finding]]:

@@ -3,6 +3,8 @@
     {lora}:inbox:…      written by publishers (accept), emptied by the dispatcher
     {lora}:ledger:…     work in progress, written by dispatcher and workers
     {lora}:catalog:…    what is published, written by the publish script and by operators
+    {lora}:hooks:…      what webhooks delivered, written by the gateway, emptied by the dispatcher
+    {lora}:access:…     who may do what: policies and tokens, written by operators
     {lora}:log:…        announcements, the same messages as on the channels, bounded
     {lora}:nodes:…      what serving nodes say of themselves and acknowledge, written by them alone
     {lora}:server       which server is admitted; generation; the id counter is beside it
@@ -56,6 +58,32 @@ class Keys:
     def numbers(self, adapter: AdapterName) -> str:
         """String: the last version number taken by an event of this adapter, and the offset it was taken under."""
         return f"{self.prefix}:inbox:number:{adapter.qualified}"
+
+    # Hooks
+    @property
+    def pending_origins(self) -> str:
+        """Sorted set: origins with an event that hooks ask for, by when its quiet moment is over."""
+        return f"{self.prefix}:hooks:pending"
+
+    def origin(self, origin: str) -> str:
+        """Hash: the pending event of one origin, and what was accepted from it last."""
+        return f"{self.prefix}:hooks:origin:{origin}"
+
+    def waiting(self, origin: str) -> str:
+        """List: deliveries that wait for the registration of an origin's pending event."""
+        return f"{self.prefix}:hooks:waiting:{origin}"
+
+    def delivery(self, reference: str) -> str:
+        """Hash: one authentic delivery; `reference` is `<hook>:<hash of its id>`."""
+        return f"{self.prefix}:hooks:delivery:{reference}"
+
+    def deliveries(self, hook: str) -> str:
+        """List: references of a hook's latest deliveries, newest first."""
+        return f"{self.prefix}:hooks:history:{hook}"
+
+    def refusals(self, hook: str) -> str:
+        """List: the latest refusals of a hook as JSON, newest first."""
+        return f"{self.prefix}:hooks:refused:{hook}"
 
     # The ledger
     @property
@@ -150,6 +178,26 @@ class Keys:
         """Hash: base model → profile (JSON)."""
         return f"{self.catalog}:bases"
 
+    @property
+    def tokenizers(self) -> str:
+        """Hash: base model → its tokenizer's map, compressed; apart from the profile, which is read far more often."""
+        return f"{self.catalog}:tokenizers"
+
+    def usage(self, namespace: str) -> str:
+        """Hash: what the namespace has published: adapters, bytes, day, versions of that day."""
+        return f"{self.catalog}:usage:{namespace}"
+
+    # Who may do what
+    @property
+    def policies(self) -> str:
+        """Hash: namespace → policy (JSON)."""
+        return f"{self.prefix}:access:namespaces"
+
+    @property
+    def tokens(self) -> str:
+        """Hash: token id → token without its secret (JSON)."""
+        return f"{self.prefix}:access:tokens"
+
     # Announcements
     def log(self, base_model: str) -> str:
         """Stream: announcements about one base model; the entry id is `<sequence>-0`."""
@@ -189,3 +237,7 @@ class Keys:
     def outcome_channel(self, registration_id: str) -> str:
         """Pub/sub channel that rings once, when a registration ends."""
         return f"{self.prefix}:outcome:{registration_id}"
+
+    def state_channel(self, registration_id: str) -> str:
+        """Pub/sub channel that rings when a registration is handed on to its next stage."""
+        return f"{self.prefix}:state:{registration_id}"

@@ -16,7 +16,7 @@ import redis
 
 from lora_registry import codes, scripts
 from lora_registry.connection import command, redis_errors
-from lora_registry.errors import ArtifactBusy, LeaseLost, NotFound, Rejected, ServerNotAdmitted
+from lora_registry.errors import ArtifactBusy, Deferred, LeaseLost, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.findings import Finding
 from lora_registry.keys import Keys
 from lora_registry.registrations import Outcome, Registration, dump_findings, parse_registration
@@ -26,6 +26,7 @@ from lora_registry.stages import BATCH, STATE_AFTER, Stage, after
 _US_PER_S = 1_000_000
 REMOVAL_S: Final = 600.0
 """How long a garbage collection's claim on one artifact stands: ten times what it takes itself for it at most."""
+_LONGEST_RETRY_AFTER_S = 3600.0
 _LIST_DEAD_LETTERS = "List them with `lora-registry dead-letters list`."
 
 
@@ -205,9 +206,6 @@ class Ledger:
             LeaseLost: another worker owns the registration; nothing was written.
             RedisUnavailable: the server is out of reach; the lease runs out by itself.
         """
-        described = json.dumps(
-            {"code": getattr(error, "code", "UNEXPECTED"), "error": f"{type(error).__name__}: {error}"[:1000]}
-        )
         settings = self._settings
         answer = scripts.call(
             self._redis,
@@ -215,11 +213,12 @@ class Ledger:
             keys=[self._keys.registration(lease.registration.id)],
             args=[
                 *self._lease_arguments(lease),
-                described[1:-1],
+                _described(error),
                 int(settings.backoff_first_s * _US_PER_S),
                 int(settings.backoff_max_s * _US_PER_S),
                 settings.max_attempts,
                 settings.dead_letter_retention_s,
+                int(min(getattr(error, "retry_after_s", 0.0), _LONGEST_RETRY_AFTER_S) * _US_PER_S),
             ],
         )
         if answer[0] == "lost":
@@ -244,6 +243,37 @@ class Ledger:
             raise LeaseLost
         if answer == "removing":
             raise ArtifactBusy(f"{digest} is being removed at this moment")
+
+    def defer(self, lease: Lease, error: Deferred) -> bool:
+        """Give the registration back because it has to wait for its files: due again after a pause, at no cost.
+
+        The pauses grow as those between attempts do; the last look is at the deadline.
+
+        Returns:
+            True if its time was up: it is rejected with the error's findings.
+
+        Raises:
+            LeaseLost: another worker owns the registration; nothing was written.
+            RedisUnavailable: the server is out of reach; the lease runs out by itself.
+        """
+        settings = self._settings
+        answer = scripts.call(
+            self._redis,
+            "defer",
+            keys=[self._keys.registration(lease.registration.id)],
+            args=[
+                *self._lease_arguments(lease),
+                _described(error),
+                int(settings.backoff_first_s * _US_PER_S),
+                int(settings.backoff_max_s * _US_PER_S),
+                int(error.deadline_s * _US_PER_S),
+                dump_findings(error.findings),
+                settings.retention_s,
+            ],
+        )
+        if answer[0] == "lost":
+            raise LeaseLost
+        return bool(answer[0] == "rejected")
 
     def renew(self, lease: Lease) -> None:
         """Prolong the lease by `lease_s` from now.
@@ -396,3 +426,9 @@ class Ledger:
         entries = command(self._redis, "LRANGE", self._keys.history(registration.id), 0, -1)
         history = tuple(json.loads(entry) for entry in entries)
         return DeadLetter(registration, registration.fields.get("dead_stage", ""), history)
+
+
+def _described(error: Exception) -> str:
+    """The error as an entry of the history has it: a JSON object without its braces."""
+    text = f"{type(error).__name__}: {error}"[:1000]
+    return json.dumps({"code": getattr(error, "code", "UNEXPECTED"), "error": text})[1:-1]

@@ -96,10 +96,14 @@ class NumericPass(Protocol):
     """Measures the weights of one adapter while their bytes pass by."""
 
     def feed(self, chunk: memoryview) -> None:
-        """Take the next bytes of the file; they may be overwritten as soon as this returns."""
+        """Take the next bytes of the file; they may be overwritten as soon as this returns.
+
+        Raises:
+            Transient: the device has no memory left; ProcessUnfit: it failed.
+        """
 
     def finish(self) -> NumericReport:
-        """The report, once the whole file was fed."""
+        """The report, once the whole file was fed. Raises as `feed` does."""
 
 
 class StartNumericPass(Protocol):

@@ -74,8 +74,9 @@ class ValidationReport(BaseModel):
         return any(each.verdict is not Ruling.ACCEPT for each in self.engines.values())
 
     def as_result(self) -> dict[str, Any]:
-        """What `check --json` prints: plain JSON types only."""
-        return self.model_dump(mode="json", include={"verdict", "findings", "engines", "bytes_read", "timings_ms"})
+        """What `check --json` prints: plain JSON types only; the spectra where the numbers were looked at."""
+        shown = {"verdict", "findings", "engines", "bytes_read", "timings_ms"}
+        return self.model_dump(mode="json", include=shown | ({"spectra"} if self.spectra is not None else set()))
 
     def to_json(self) -> str:
         """How the artifact store keeps it."""

@@ -10,7 +10,7 @@ Source: the format's README and `Metadata::validate` in safetensors' tensor.rs (
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -47,6 +47,8 @@ Source: `Dtype::bitsize` in safetensors' tensor.rs, without F4 and F6 (less than
 """
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,512}")
+_NAMES = re.compile(rf"(?:{_NAME.pattern}\n)*+{_NAME.pattern}")
+"""All names at once, which takes a fraction of the time of one by one."""
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -169,6 +171,7 @@ def parse_header(raw_header_json: bytes, *, data_bytes: int) -> Header:
     metadata = _metadata(fields.pop("__metadata__", {}))
     if len(fields) > MAX_TENSORS:
         raise HeaderError.of(file_codes.WEIGHTS_TOO_MANY_TENSORS, expected=f"at most {MAX_TENSORS}", actual=len(fields))
+    _check_names(fields)
     tensors = {name: _tensor(name, value) for name, value in fields.items()}
     _check_layout(tensors, data_bytes)
     return Header(tensors, metadata, 8 + len(raw_header_json))
@@ -200,16 +203,23 @@ def _metadata(value: object) -> dict[str, str]:
     return value
 
 
+def _check_names(names: Collection[str]) -> None:
+    text = "\n".join(names)
+    if _NAMES.fullmatch(text) is None or ".." in text or text.count("\n") >= len(names):
+        wrong = next((name for name in names if _NAME.fullmatch(name) is None or ".." in name), None)
+        if wrong is not None:
+            raise HeaderError.of(file_codes.TENSOR_NAME_INVALID, repr(wrong[:100]))
+
+
 def _tensor(name: str, value: Any) -> TensorEntry:
-    if _NAME.fullmatch(name) is None or ".." in name:
-        raise HeaderError.of(file_codes.TENSOR_NAME_INVALID, repr(name[:100]))
     try:
-        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+        dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+        begin, end = offsets
     except (TypeError, KeyError, ValueError):
         raise _malformed(name, "The tensor does not have the fields dtype, shape and two data_offsets.") from None
     if len(value) != 3:
         raise _malformed(name, "The tensor has other fields than dtype, shape and data_offsets.")
-    if type(dtype) is not str or type(shape) is not list or type(value["data_offsets"]) is not list:
+    if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
         raise _malformed(name, "The tensor's dtype, shape or data_offsets is not of the right type.")
     if type(begin) is not int or type(end) is not int:
         raise _malformed(name, "An offset is not an integer.")

@@ -13,8 +13,10 @@ from importlib import resources
 from typing import Any
 
 import redis
+import redis.asyncio
 
 from lora_registry.connection import redis_errors
+from lora_registry.errors import RegistryError
 
 _REQUIRES = re.compile(r"^-- requires: (.+)$", re.MULTILINE)
 Argument = str | int | float
@@ -49,6 +51,50 @@ def call(client: redis.Redis, name: str, *, keys: Sequence[str], args: Sequence[
             return client.evalsha(digest(name), len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
             return client.eval(source(name), len(keys), *keys, *args)
+
+
+async def call_all(
+    client: redis.asyncio.Redis, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+) -> list[Any | RegistryError]:
+    """Run script `name` once for each (keys, args) of `calls`, in one round trip; not atomic as a whole.
+
+    Returns:
+        For each call what the script returned, or why it did not run.
+
+    Raises:
+        RedisUnavailable: the server is out of reach; any of them may have run.
+    """
+    with redis_errors():
+        replies = await _run_all(client, name, calls)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            # A script may run twice, as when a reply is lost. Most roles may not load one without running it.
+            replies = await _run_all(client, name, calls, is_known=False)
+    return [_as_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+
+async def _run_all(
+    client: redis.asyncio.Redis,
+    name: str,
+    calls: Sequence[tuple[Sequence[str], Sequence[Argument]]],
+    *,
+    is_known: bool = True,
+) -> list[Any]:
+    async with client.pipeline(transaction=False) as pipe:
+        for place, (keys, args) in enumerate(calls):
+            if place == 0 and not is_known:
+                pipe.eval(source(name), len(keys), *keys, *args)
+            else:
+                pipe.evalsha(digest(name), len(keys), *keys, *args)
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies
+
+
+def _as_error(reply: Exception) -> RegistryError:
+    try:
+        with redis_errors():
+            raise reply
+    except RegistryError as error:
+        return error
 
 
 def _read(file_name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +15,7 @@ from lora_registry.errors import Configuration
 from lora_registry.events import describe_validation_error
 
 SECONDS_PER_DAY = 86_400
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -40,6 +43,31 @@ class Settings(BaseSettings):
     """Local directory in which adapters are judged before they go to an artifact store that is no directory."""
     gc_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
     """How long an artifact must have been without any reference before `store gc` removes it."""
+    allowed_schemes: Annotated[tuple[str, ...], NoDecode] = ("file", "hf", "s3")
+    """Schemes of sources, by commas; besides these: `https`, `http`, and fsspec's (`gs`, `az`, …)."""
+    allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Networks that are not public and that `http(s)` sources may lie in all the same, by commas."""
+    credentials_file: Path | None = None
+    """JSON file of named credentials, which workers read; see `lora_workers.credentials`."""
+    hub_endpoint: str = "https://huggingface.co"
+    """Where `hf://` leads; a credential may name another endpoint."""
+    hub_offline: bool = False
+    """Refuse `hf://` sources; HF_HUB_OFFLINE=1 does the same."""
+    mlflow_url: str = ""
+    """MLflow server that says what `mlflow://` sources mean, such as an alias that a webhook announced."""
+    incomplete_deadlines_s: Annotated[dict[str, float], NoDecode] = {"file": 0.0, "*": 900.0}
+    """How long after its event an upload may stay incomplete, by scheme (`file=0,s3=600,*=900`); 0: not at all."""
+    marker_required: Annotated[tuple[str, ...], NoDecode] = ()
+    """Schemes whose sources must have the marker file _ADAPTER_READY.json, by commas."""
+    adapter_inbox: str = ""
+    """Where training jobs put copies of adapters: a directory or fsspec URL that the workers read; empty: nowhere."""
+    inbox_retention_s: Annotated[int, Field(gt=0)] = 7 * SECONDS_PER_DAY
+    """Copies in it that nobody wanted for so long are removed by `store gc`."""
+
+    require_namespace_policy: bool = False
+    """Whether a namespace without a policy may register nothing; otherwise it may whatever these settings allow."""
+    gateway_max_body_bytes: Annotated[int, Field(gt=0)] = 256 * 1024
+    """Longest body of an HTTP request."""
 
     max_queued_events: Annotated[int, Field(gt=0)] = 100_000
     """Accepted events that no dispatcher has taken yet; beyond it `submit` raises QueueFull."""
@@ -79,17 +107,50 @@ class Settings(BaseSettings):
     max_lora_rank: Annotated[int, Field(gt=0)] = 512
     """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
 
-    numeric: Literal["auto", "on", "off"] = "off"
+    hooks_file: Path | None = None
+    """TOML or JSON file of the webhooks that the gateway takes; None: none."""
+    hook_quiet_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    """How long nothing more must come about one origin before what a hook asks for is registered."""
+    hook_max_body_bytes: Annotated[int, Field(gt=0)] = 2 * 1024 * 1024
+    """Longest body of a delivery. Source: the Hub lists up to 10,000 changed files in one, about 170 bytes each."""
+    hook_history: Annotated[int, Field(gt=0, le=10_000)] = 200
+    """Deliveries kept of each hook, and as many refusals."""
+
+    numeric: Literal["auto", "on", "off"] = "auto"
     """Whether validate workers look at the numbers of the weights too, which takes torch. auto: `up` and `demo` do
-    where torch is installed; a worker of its own refuses to start without it."""
+    where torch is installed; a worker of its own refuses to start without it, so that nobody goes without unawares."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What they compute on; auto: a GPU where there is one."""
     engine_profiles: Annotated[tuple[str, ...], NoDecode] = ()
     """Nodes that every adapter is judged for: names of built-in engine profiles, or paths of JSON files, by commas."""
 
-    @field_validator("engine_profiles", mode="before")
+    @field_validator("incomplete_deadlines_s", mode="before")
     @classmethod
-    def _split_profiles(cls, names: object) -> object:
+    def _split_deadlines(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
+        if any(not equals for _, equals, _ in pairs):
+            raise ValueError("write SCHEME=SECONDS, separated by ','")
+        return {"file": 0.0, "*": 900.0} | {scheme.strip(): seconds for scheme, _, seconds in pairs}
+
+    @field_validator("incomplete_deadlines_s")
+    @classmethod
+    def _check_deadlines(cls, deadlines: dict[str, float]) -> dict[str, float]:
+        if any(not 0 <= seconds < float("inf") for seconds in deadlines.values()):
+            raise ValueError("a deadline is a number of seconds, at least 0")
+        return deadlines
+
+    @field_validator("allowed_schemes")
+    @classmethod
+    def _check_schemes(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := next((scheme for scheme in schemes if not _SCHEME.fullmatch(scheme) or scheme == "local"), None):
+            raise ValueError(f"{bad!r} is no scheme that can be allowed; local directories are SOURCE_ROOTS")
+        return schemes
+
+    @field_validator("engine_profiles", "allowed_schemes", "allowed_networks", "marker_required", mode="before")
+    @classmethod
+    def _split_commas(cls, names: object) -> object:
         return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
     @field_validator("artifact_store", mode="before")
@@ -109,6 +170,10 @@ class Settings(BaseSettings):
             if not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
         return roots
+
+    def incomplete_deadline_s(self, scheme: str) -> float:
+        """How long after its event an upload of `scheme` may stay incomplete."""
+        return self.incomplete_deadlines_s.get(scheme, self.incomplete_deadlines_s.get("*", 0.0))
 
     @property
     def artifact_directory(self) -> Path | None:

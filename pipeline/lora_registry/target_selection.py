@@ -51,15 +51,20 @@ class TargetNames:
         self._saved = tuple(f".{name}." for name in saved)
         self._layers = frozenset(layers)
         self._layer_parents = tuple(layer_parents)
+        self._may_exclude = bool(self._saved or self._excluded) or self._is_excluded is not None
 
     def __contains__(self, module: str) -> bool:
-        if self.excludes(module):
+        if self._may_exclude and self.excludes(module):
             return False
         if self._matches is not None:
             return self._matches(module)
         if module in self._targets:
             return True
         return ends_with_any(module, self._targets) and (not self._layers or self._layer(module) in self._layers)
+
+    def may_hold(self, endings: frozenset[str]) -> bool:
+        """Whether any module whose dotted endings, and its whole name, are among these may be selected."""
+        return self._matches is not None or not self._targets.isdisjoint(endings)
 
     def excludes(self, module: str) -> bool:
         """Whether a module is left out although it may be targeted."""

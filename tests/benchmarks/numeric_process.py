@@ -1,6 +1,7 @@
 """One measurement of the numeric pass, in a process of its own: `python -m tests.benchmarks.numeric_process WHAT`.
 
-time      seconds of hashing and measuring, and of hashing alone, round by round, as JSON
+time      seconds of hashing and measuring, and of hashing alone, round by round, as JSON; then the same in time on the
+          processor, of all threads together
 memory    growth of the process's memory, and the largest pair of halves: "N of M bytes"
 cuda      seconds from page cache to verdict, and of copying the same bytes to the GPU, as JSON; none: null
 """
@@ -26,10 +27,9 @@ from lora_registry.numeric_report import NumericReport
 from lora_registry.safetensors_header import parse_header
 from lora_workers.numeric.devices import DeviceName
 from lora_workers.numeric.numeric_pass import NumericChecks
-from lora_workers.sources.digesting import ChunkDigest
+from lora_workers.sources.digesting import CHUNK_BYTES, ChunkDigest
 from tests.helpers.adapters import Adapter, Shapes, llama_shapes, make_adapter, make_base, make_base_config, with_header
 
-_CHUNK_BYTES = 1 << 20
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SPREAD = 0.02
 
@@ -90,7 +90,7 @@ def main() -> None:
         print(json.dumps(_time(weights, given.rounds) if given.what == "time" else _cuda(weights, given.rounds)))
 
 
-def _time(weights: Weights, rounds: int) -> list[tuple[float, float]]:
+def _time(weights: Weights, rounds: int) -> list[tuple[float, float, float, float]]:
     raw = memoryview(bytearray().join(weights.parts()))
     checks = _warm("cpu", weights.rank)
 
@@ -100,9 +100,12 @@ def _time(weights: Weights, rounds: int) -> list[tuple[float, float]]:
             sha256.update(chunk)
 
     weights.run(checks, _cut(raw), hashed=True)
-    return [
-        (_seconds(lambda: weights.run(checks, _cut(raw), hashed=True)), _seconds(hash_alone)) for _ in range(rounds)
-    ]
+    taken = []
+    for _ in range(rounds):
+        ours, ours_cpu = _seconds_and_cpu(lambda: weights.run(checks, _cut(raw), hashed=True))
+        bare, bare_cpu = _seconds_and_cpu(hash_alone)
+        taken.append((ours, bare, ours_cpu, bare_cpu))
+    return taken
 
 
 def _memory(weights: Weights) -> int:
@@ -149,12 +152,12 @@ def _warm(device: DeviceName, rank: int) -> NumericChecks:
 
 
 def _cut(raw: memoryview) -> Iterator[memoryview]:
-    return (raw[at : at + _CHUNK_BYTES] for at in range(0, len(raw), _CHUNK_BYTES))
+    return (raw[at : at + CHUNK_BYTES] for at in range(0, len(raw), CHUNK_BYTES))
 
 
 def _read(path: Path) -> Iterator[memoryview]:
     """The file's chunks, each in place of the one before, as a source reads them."""
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    buffer = memoryview(bytearray(CHUNK_BYTES))
     with path.open("rb", buffering=0) as file:
         while count := os.readv(file.fileno(), [buffer]):
             yield buffer[:count]
@@ -164,6 +167,12 @@ def _seconds(call: Callable[[], object]) -> float:
     begun = time.perf_counter()
     call()
     return time.perf_counter() - begun
+
+
+def _seconds_and_cpu(call: Callable[[], object]) -> tuple[float, float]:
+    begun = time.process_time()
+    seconds = _seconds(call)
+    return seconds, time.process_time() - begun
 
 
 def _status_bytes(name: str) -> int:

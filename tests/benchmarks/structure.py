@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lora_registry.adapter_config import parse_adapter_config
@@ -28,6 +29,8 @@ from tests.benchmarks.stand import ROOT, Stand
 _RANKS = (16, 64)
 _CALLS = 10
 _MIB = 1 << 20
+_PEERS = ROOT / ".venv-peers" / "bin" / "python"
+"""The environment that `make bench` makes for what others have made."""
 
 
 def run(stand: Stand) -> list[Figure]:
@@ -43,7 +46,22 @@ def run(stand: Stand) -> list[Figure]:
             *_times(base, adapter, rank, rounds=10 if stand.quick else 50),
             *_peers(adapter, rank, ours_s=ours_s),
         ]
-    return figures
+    return figures + _corpus(stand)
+
+
+def _corpus(stand: Stand) -> list[Figure]:
+    """The slowest verdict on anything valid, broken or hostile."""
+    directory = stand.directory / "corpus"
+    directory.mkdir()
+    taken = _process("corpus", directory)
+    if taken is None:
+        print("    peft is not installed: the corpus is not checked")
+        return []
+    name = f"structure, corpus of {len(taken)}: slowest verdict"
+    return [
+        Figure(name, "ms", 1000 * max(taken), at_most=1000),
+        Figure("structure, corpus: median verdict", "ms", 1000 * statistics.median(taken)),
+    ]
 
 
 def _bytes_read(dry_run: DryRun, adapter: Path, rank: int) -> Figure:
@@ -79,8 +97,8 @@ def _times(base: BaseProfile, adapter: Path, rank: int, *, rounds: int) -> list[
 def _peers(adapter: Path, rank: int, *, ours_s: float) -> list[Figure]:
     peak_mib = (_measured("memory", adapter) or 0.0) / _MIB
     figures = [Figure(f"structure, rank {rank}: peak memory over import", "MiB", peak_mib, at_most=64)]
-    for peer in ("peft", "adaptersentry"):
-        theirs_s = _measured(peer, adapter)
+    for peer, measure in (("peft", partial(_measured, "peft")), ("adaptersentry", _scanned)):
+        theirs_s = measure(adapter)
         if theirs_s is None:
             print(f"    {peer} is not installed: no comparison with it")
             continue
@@ -90,10 +108,24 @@ def _peers(adapter: Path, rank: int, *, ours_s: float) -> list[Figure]:
 
 
 def _measured(kind: str, adapter: Path) -> float | None:
-    command = [sys.executable, "-m", "tests.benchmarks.structure_process", kind, str(adapter)]
+    taken = _process(kind, adapter)
+    return None if taken is None else statistics.median(taken)
+
+
+def _process(kind: str, directory: Path) -> list[float] | None:
+    return _run(sys.executable, "-m", "tests.benchmarks.structure_process", kind, str(directory))
+
+
+def _scanned(adapter: Path) -> float | None:
+    python = _PEERS if _PEERS.exists() else sys.executable
+    taken = _run(str(python), str(Path(__file__).with_name("adaptersentry_process.py")), str(adapter))
+    return None if taken is None else statistics.median(taken)
+
+
+def _run(*command: str) -> list[float] | None:
     ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
-    measured = json.loads(ran.stdout.splitlines()[-1])
-    return None if measured is None else statistics.median(measured)
+    taken: list[float] | None = json.loads(ran.stdout.splitlines()[-1])
+    return taken
 
 
 def _seconds(call: Callable[[], object], *, clock: Callable[[], float] = time.perf_counter) -> float:

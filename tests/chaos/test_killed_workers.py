@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,25 @@ def test_worker_killed_in_a_stage(running_stack: Stack, stage: Stage, moment: st
     assert (running_stack.notes / f"{victim}.{moment}").exists(), "nothing was killed"
     assert running_stack.times_worked_on(victim, stage) == (1 if moment == "kill-after" else 2)
     check_promises(running_stack, ended)
+
+
+def test_process_that_cannot_work_any_more_is_replaced(stack: Stack) -> None:
+    """A GPU's error that stays with the process: the failure is recorded, the process ends, the next one does the work.
+
+    What waits behind is done by the next one, too, and the worker itself goes on.
+    """
+    stack.dispatchers()
+    stack.worker(*(stage for stage in Stage if stage is not Stage.VALIDATE))
+    unfit, behind = stack.submit("unfit", fault="unfit:validate"), stack.submit("behind")
+    worker = stack.worker(Stage.VALIDATE)
+    ended = stack.wait_for([unfit, behind])
+    assert [ended[each].outcome for each in (unfit, behind)] == [Outcome.PUBLISHED] * 2
+    assert stack.times_worked_on(unfit, Stage.VALIDATE) == 2
+    (failure,) = stack.registry.client.lrange(stack.registry.keys.history(unfit), 0, -1)
+    assert "PROCESS_UNFIT" in failure
+    assert "CUDA" in failure
+    assert not Path(f"/proc/{(stack.notes / 'unfit-process').read_text()}").exists()
+    assert worker.starts == 1
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

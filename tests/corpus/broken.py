@@ -201,6 +201,7 @@ _CONFIGS = (
     ("kind-lower-case", "PEFT_TYPE_UNSUPPORTED", {"peft_type": "lora"}),
     ("kind-unknown", "PEFT_TYPE_UNSUPPORTED", {"peft_type": "SUPERLORA9000"}),
     ("kind-absent", "PEFT_TYPE_UNSUPPORTED", {"peft_type": None}),
+    ("init-corda", invalid, {"init_lora_weights": "corda"}),
     ("task-unknown", invalid, {"task_type": "MAGIC"}),
     ("megatron", "CONFIG_FOREIGN_IMPORT", {"megatron_config": {"x": 1}, "megatron_core": "os"}),
     ("import", "CONFIG_FOREIGN_IMPORT", {"auto_mapping": {"parent_library": "os", "base_model_class": "system"}}),

@@ -150,7 +150,9 @@ def _one_field(rng: random.Random) -> dict[str, Any]:
         "target_parameters": lambda: rng.choice([None, [], ["q_proj.weight"], ["experts.down_proj"], ["norm.weight"]]),
         "trainable_token_indices": lambda: rng.choice([None, [3, 5], {"embed_tokens": [3, 5]}, {"lm_head": [1]}, [95]]),
         "layer_replication": lambda: rng.choice([None, [], [[0, 2]], [[0, 1], [0, 2]], [[1, 2], [0, 1]]]),
-        "init_lora_weights": lambda: rng.choice([True, False, None, "gaussian", "orthogonal", "eva", "odd"]),
+        "init_lora_weights": lambda: rng.choice(
+            [True, False, None, "gaussian", "orthogonal", "eva", "odd", "olora", "pissa", "corda", "lora_ga", "mica"]
+        ),
         "lora_dropout": lambda: rng.choice([0, 0.1]),
         "ensure_weight_tying": lambda: rng.random() < 0.5,
         "inference_mode": lambda: rng.random() < 0.5,

@@ -10,8 +10,10 @@ _WORK = r"(due:[a-z]+:[a-z0-9_-]+|turns:[a-z]+|leases:[a-z]+|slots:[a-z]+|wake:[
 PERMANENT = re.compile(
     r":(server|ids:last"
     r"|inbox:(events|number:[^:]+)"
-    rf"|ledger:({_WORK}|superseded|dead)"
-    r"|catalog:(adapters|sequences|bases|keep|collections|(adapter|versions|aliases|numbers|retired|directed|moves):[^:]+)"
+    r"|hooks:pending"
+    rf"|ledger:({_WORK}|superseded|dead|pins|marked|removing)"
+    r"|catalog:(adapters|sequences|bases|keep|collections|tokenizers|(adapter|versions|aliases|numbers|usage|stored|retired|directed|moves):[^:]+)"
+    r"|access:(namespaces|tokens)"
     r"|log:[^:]+"
     r"|celery:.+)"
 )
@@ -32,6 +34,8 @@ def leaked_keys(client: redis.Redis, prefix: str) -> list[str]:
 
 def _belongs_to_a_running_registration(client: redis.Redis, prefix: str, key: str) -> bool:
     part = key.removeprefix(f"{prefix}:")
+    if part.startswith(("hooks:origin:", "hooks:waiting:")):
+        return client.zscore(f"{prefix}:hooks:pending", part.rpartition(":")[2]) is not None
     if part.startswith("inbox:idempotency:"):
         registration_id = (client.get(key) or "").partition(" ")[0]
         return _is_running(client, prefix, registration_id)

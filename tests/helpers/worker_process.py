@@ -8,6 +8,8 @@ A worker does what the registration's label `fault` says, once for each registra
     poison:STAGE         SIGKILL the worker each time
     hold:STAGE           wait before the stage's work until the file `release` exists
     meet:STAGE:N         wait before the stage's work until N registrations have come there
+    unfit:STAGE          say, once, that the process cannot work any more
+    kill-rename:STAGE:WHEN   SIGKILL it before or after the rename that makes an artifact visible
     change:STAGE         change a byte of the source's weights before the stage's work
     stop:STAGE           SIGSTOP the worker before the stage's work
 """
@@ -24,13 +26,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from lora_registry.errors import ProcessUnfit
 from lora_registry.inbox import Entry, Inbox
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.settings import load_settings
 from lora_registry.stages import Stage
 from lora_registry.subscriber import Subscriber
 from lora_registry.work import Perform
-from lora_workers import dispatcher, tasks, worker
+from lora_workers import dispatcher, local_artifacts, tasks, worker
 from tests.helpers.adapters_on_disk import change_a_byte
 from tests.helpers.waiting import wait_until
 
@@ -83,6 +86,11 @@ class Faults:
             os.killpg(0, signal.SIGSTOP)
         if kind == "change" and self._note(lease, kind):
             change_a_byte(Path(lease.registration.source))
+        if kind == "unfit" and self._note(lease, kind):
+            (self._directory / "unfit-process").write_text(str(os.getpid()))
+            raise ProcessUnfit("the GPU failed: a CUDA error that stays")
+        if kind == "kill-rename" and self._note(lease, kind):
+            _die_at_the_rename(count[0])
         if kind == "hold":
             wait_until((self._directory / "release").exists, what="release", timeout_s=120)
         if kind == "meet":
@@ -116,6 +124,17 @@ class Faults:
 def _kill_worker() -> NoReturn:
     os.killpg(0, signal.SIGKILL)
     raise AssertionError("killed")
+
+
+def _die_at_the_rename(moment: str) -> None:
+    rename = local_artifacts._rename
+
+    def rename_and_die(directory: Path, target: Path) -> None:
+        if moment == "after":
+            rename(directory, target)
+        _kill_worker()
+
+    local_artifacts._rename = rename_and_die
 
 
 def _send_every_wake_up_twice() -> None:

@@ -19,20 +19,26 @@ from lora_registry.client import RegistrationClient
 from lora_registry.connection import command, connect
 from lora_registry.engine_profiles import Ruling
 from lora_registry.errors import Configuration
+from lora_registry.hook_deliveries import HookDeliveries
 from lora_registry.inbox import admit
 from lora_registry.kept_traits import parse_traits
 from lora_registry.keys import Keys
 from lora_registry.names import AdapterName
+from lora_registry.namespaces import NamespacePolicy, Quotas, SourceRule
 from lora_registry.node_verdicts import verdict_for_node
 from lora_registry.nodes import NodeRegistry, NodeState
+from lora_registry.policies import Policies
 from lora_registry.registrations import Outcome
 from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
 from lora_registry.subscriber import Subscriber
+from lora_registry.tokens import Scope, Tokens
 from lora_workers import processes
 from lora_workers.base_models import read_base_profile
 from lora_workers.embedded import EmbeddedValkey
+from tests.helpers import hooks
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
+from tests.helpers.gateway import REGISTRATIONS, running_gateway
 from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
 from tests.helpers.nodes import make_info, serve
 from tests.helpers.registry import BASE
@@ -76,12 +82,17 @@ WRITES = {
     "forge a version": ("HSET", KEYS.versions(BASE), f"{ADAPTER.qualified}.v9", "{}"),
     "move an alias": ("HSET", KEYS.aliases(BASE), f"{ADAPTER.qualified}@stable", "9 pinned sha256:0"),
     "add a base model": ("HSET", KEYS.bases, "forged", "{}"),
+    "replace a tokenizer": ("HSET", KEYS.tokenizers, BASE, "forged"),
     "remove the catalog": ("DEL", KEYS.versions(BASE)),
     "end a registration": ("HSET", KEYS.registration(REGISTRATION), "outcome", "published"),
     "make work due": ("ZADD", f"{KEYS.ledger}:due:publish:default", 0, REGISTRATION),
     "admit a server": ("HSET", KEYS.server, "run_id", "0"),
     "reset the ids": ("SET", KEYS.next_id, 0),
     "wake a stage": ("LPUSH", f"{KEYS.prefix}:celery:{Stage.PUBLISH}", "{}"),
+    "give a namespace a policy": ("HSET", KEYS.policies, "default", "{}"),
+    "remove a policy": ("HDEL", KEYS.policies, "default"),
+    "make a token": ("HSET", KEYS.tokens, "0123456789ab", "{}"),
+    "forget what was published": ("DEL", KEYS.usage("default")),
     "write another application's keys": ("SET", "somebody-elses", 1),
 }
 """What nobody outside may do, as the command that would do it."""
@@ -238,6 +249,80 @@ def test_node_says_what_it_is_and_does_under_its_own_role(server: Server) -> Non
     assert nodes.nodes() == []
 
 
+def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server, tmp_path: Path) -> None:
+    """The gateway has what it needs for tokens, policies, quotas, waiting and showing, and says no refusal."""
+    settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0, require_namespace_policy=True)
+    running = Processes(server, settings, tmp_path / "processes.log")
+    operator = server.as_role("operator")
+    Catalog(operator, settings).add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
+    rules = (SourceRule(prefix=str(tmp_path / "sources")),)
+    Policies(operator, settings).set(NamespacePolicy(namespace="web", sources=rules, quotas=Quotas(adapters=1)))
+    secret, token = Tokens(operator, settings).create(scopes=[Scope.PUBLISH, Scope.READ], namespaces=["web"])
+    source = copy_adapter(tmp_path / "sources" / "web-bot", variant=9)
+    body = {"namespace": "web", "name": "web-bot", "base_model": BASE, "source": str(source)}
+    as_gateway = settings.model_copy(update={"redis_url": server.url("gateway")})
+    try:
+        running.start("dispatcher", "dispatcher")
+        running.start("worker", "worker", "--queues", ",".join(ORDER))
+        with running_gateway(as_gateway, on_loopback=False, token=secret.get_secret_value()) as client:
+            wait_until(lambda: client.get("/readyz").status_code == 200, what="readiness")
+            accepted = client.post(REGISTRATIONS, json=body, headers={"Idempotency-Key": "once"})
+            assert accepted.status_code == 202, accepted.text
+            state: dict[str, Any] = {"state": "", "outcome": None}
+            while not state["outcome"]:
+                state = client.get(accepted.headers["location"], params={"wait_s": 20, "seen": state["state"]}).json()
+            assert state["outcome"] == "published"
+            assert client.get("/v1/adapters").json()["adapters"][0]["current"]["served_name"] == "web.web-bot.v1"
+            assert client.get("/v1/adapters/web/web-bot").json()["versions"] == [1]
+            assert client.get(f"/v1/bases/{BASE}").status_code == 200
+            refused = client.post(REGISTRATIONS, json={**body, "name": "second-bot"})
+            assert refused.json()["findings"][0]["code"] == "QUOTA_ADAPTERS"
+            again = client.post(REGISTRATIONS, json=body, headers={"Idempotency-Key": "once"})
+            assert again.status_code == 200
+        assert running.all_run()
+    finally:
+        running.stop()
+        Tokens(operator, settings).revoke(token.id)
+        said = (tmp_path / "processes.log").read_text()
+        print(said)
+    assert "noperm" not in said.lower()
+    assert "no permissions" not in said.lower()
+
+
+def test_a_delivery_with_gateway_and_dispatcher_under_their_roles(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer of a hook, and the way from a delivery to a registration, need no more than the roles have."""
+    for name, value in hooks.SECRETS.items():
+        monkeypatch.setenv(name, value)
+    hooks_file = hooks.write_hooks(tmp_path / "hooks.json")
+    settings = make_settings(server.url("gateway"), tmp_path, hooks_file=hooks_file, hook_quiet_s=0.05, hook_history=2)
+    deliveries = HookDeliveries(server.as_role("operator"), settings)
+    running = Processes(server, settings, tmp_path / "processes.log")
+    push = hooks.hub(hooks.hub_push("acme/a", sha="1" * 40))
+    try:
+        running.start("dispatcher", "dispatcher")
+        with running_gateway(settings) as client:
+
+            def verdict(sent: hooks.Sent) -> str:
+                answer = client.post("/v1/webhooks/hub", content=sent.body, headers=dict(sent.headers))
+                return str(answer.json().get("verdict", answer.json().get("code")))
+
+            assert verdict(push) == "queued"
+            wait_until(lambda: deliveries.delivery("hub", "delivery-1").registrations, what="the registration")
+            assert verdict(push) == "duplicate"
+            assert verdict(push.changed(x_webhook_secret="wrong-secret")) == "HOOK_FORGED"
+            assert [verdict(push.changed(webhook_id=each)) for each in "234"] == ["duplicate"] * 3
+            assert verdict(hooks.hub(b"{}", delivery_id="5")) == "ignored"
+        assert running.all_run()
+    finally:
+        running.stop()
+        said = (tmp_path / "processes.log").read_text()
+        print(said)
+    assert "noperm" not in said.lower()
+    assert "no permissions" not in said.lower()
+
+
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("forbidden", NEVER)
 def test_no_role_administers_the_server(server: Server, role: str, forbidden: str) -> None:
@@ -281,6 +366,21 @@ def test_only_dispatcher_and_operator_admit_a_server(server: Server, role: str) 
     [
         ("publisher", ("HSET", KEYS.accepted(REGISTRATION), "a", "b"), ("HGETALL", f"{KEYS.ledger}:wake:allocate")),
         ("gateway", ("XRANGE", KEYS.log(BASE), "-", "+"), ("HSET", KEYS.sequences, BASE, "9")),
+        ("gateway", ("HGETALL", KEYS.policies), ("HDEL", KEYS.policies, "team")),
+        ("gateway", ("HGETALL", KEYS.tokens), ("HSET", KEYS.tokens, "0123456789ab", "{}")),
+        ("gateway", ("HGETALL", KEYS.usage("team")), ("HSET", KEYS.usage("team"), "adapters", "0")),
+        ("gateway", ("HSET", KEYS.delivery("hub:1"), "a", "b"), ("XADD", KEYS.log(BASE), "*", "message", "forged")),
+        ("dispatcher", ("ZREM", KEYS.pending_origins, "1"), ("HSET", KEYS.bases, "forged", "{}")),
+        ("publisher", ("XLEN", KEYS.events), ("HSET", KEYS.origin("1"), "event", "{}")),
+        ("worker", ("GET", KEYS.next_id), ("HGETALL", KEYS.delivery("hub:1"))),
+        ("node", ("HGETALL", KEYS.adapters), ("HGETALL", KEYS.delivery("hub:1"))),
+        ("gateway", ("SUBSCRIBE", KEYS.state_channel(REGISTRATION)), ("PUBLISH", KEYS.state_channel(REGISTRATION), "")),
+        ("worker", ("HGET", KEYS.policies, "team"), ("HGETALL", KEYS.tokens)),
+        ("worker", ("HSET", KEYS.usage("team"), "adapters", "1"), ("HSET", KEYS.policies, "team", "{}")),
+        ("publisher", ("HGETALL", KEYS.usage("team")), ("HGETALL", KEYS.tokens)),
+        ("dispatcher", ("HGETALL", KEYS.sequences), ("HGETALL", KEYS.tokens)),
+        ("node", ("HGETALL", KEYS.aliases(BASE)), ("HGETALL", KEYS.tokens)),
+        ("operator", ("HSET", KEYS.tokens, "0123456789ab", "{}"), ("SET", "somebody-elses", "1")),
         ("node", ("XRANGE", KEYS.log(BASE), "-", "+"), ("XADD", KEYS.events, "*", "id", REGISTRATION)),
         ("node", ("HSET", KEYS.node_acks("node-1"), "a", "b"), ("HSET", KEYS.aliases(BASE), "a", "b")),
         ("node", ("PUBLISH", KEYS.ack_bell("a.v1"), "seen"), ("PUBLISH", KEYS.channel(BASE), "forged")),

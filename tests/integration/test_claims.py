@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 
 import pytest
 
-from lora_registry import codes
+from lora_registry import codes, file_codes
 from lora_registry.all_codes import CODES
-from lora_registry.errors import LeaseLost, NotFound, RedisUnavailable, Rejected, Transient
+from lora_registry.errors import Deferred, LeaseLost, NotFound, RateLimited, RedisUnavailable, Rejected, Transient
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease
 from lora_registry.registrations import Outcome
@@ -156,6 +158,61 @@ def test_failed_registration_is_not_due_before_its_backoff(registry: Registry) -
     assert registry.claim(Stage.ALLOCATE) == ()
 
 
+MISSING = file_codes.FILE_MISSING.finding("adapter_model.safetensors")
+
+
+def test_deferred_registration_comes_again_and_costs_no_attempt(registry: Registry) -> None:
+    """However often it is looked at before its deadline, no attempt is counted, and it can still be handed on."""
+    registry = registry.with_settings(max_attempts=2, backoff_first_s=0.005, backoff_max_s=0.01)
+    (waiting,) = fill(registry, 1)
+    for _ in range(5):
+        (lease,) = registry.claim_when_due(Stage.ALLOCATE)
+        assert registry.ledger.defer(lease, Deferred("no weights", findings=(MISSING,), deadline_s=60)) is False
+        assert registry.ledger.get(waiting).attempts == 0
+    (lease,) = registry.claim_when_due(Stage.ALLOCATE)
+    registry.complete(lease)
+    assert registry.ledger.get(waiting).stage == Stage.RESOLVE
+
+
+def test_deferral_ends_at_the_deadline_in_a_rejection_with_its_reason(registry: Registry) -> None:
+    """The last look is at the deadline, however long the pauses have become; then it is rejected as what it is."""
+    registry = registry.with_settings(backoff_first_s=300.0, backoff_max_s=300.0)
+    (waiting,) = fill(registry, 1)
+    late = Deferred("no weights", findings=(MISSING,), deadline_s=0.2)
+    (lease,) = registry.claim(Stage.ALLOCATE)
+    assert registry.ledger.defer(lease, late) is False
+    (lease,) = registry.claim_when_due(Stage.ALLOCATE)
+    assert registry.ledger.defer(lease, late) is True
+    ended = registry.ledger.get(waiting)
+    assert (ended.outcome, ended.findings) == (Outcome.REJECTED, (MISSING,))
+    assert registry.claim(Stage.ALLOCATE) == ()
+    assert registry.client.ttl(registry.keys.registration(waiting)) > 0
+
+
+def test_pauses_between_looks_double(registry: Registry) -> None:
+    """An upload of hours is not asked for every second."""
+    registry = registry.with_settings(backoff_first_s=0.02, backoff_max_s=60.0)
+    fill(registry, 1)
+    times = []
+    for _ in range(4):
+        (lease,) = registry.claim_when_due(Stage.ALLOCATE)
+        times.append(time.monotonic())
+        registry.ledger.defer(lease, Deferred("no weights", findings=(MISSING,), deadline_s=60))
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(pause >= least for pause, least in zip(pauses, (0.02, 0.04, 0.08), strict=True))
+
+
+def test_rate_limit_is_waited_out_as_long_as_it_says(registry: Registry) -> None:
+    """Retry-After is the least pause."""
+    registry = registry.with_settings(backoff_first_s=0.001)
+    fill(registry, 1)
+    (lease,) = registry.claim(Stage.ALLOCATE)
+    failed_at = time.monotonic()
+    registry.ledger.fail(lease, RateLimited("slowly", retry_after_s=0.2))
+    registry.claim_when_due(Stage.ALLOCATE)
+    assert time.monotonic() - failed_at >= 0.2
+
+
 def test_error_text_cannot_break_the_history(registry: Registry) -> None:
     """Whatever an error says, quotes and control characters included, the history stays readable."""
     (each,) = fill(registry, 1)
@@ -218,6 +275,8 @@ def test_whoever_lost_the_lease_writes_nothing(registry: Registry, stale: str) -
         lambda: registry.ledger.complete(old, {"stolen": "yes"}),
         lambda: registry.ledger.finish(old, Outcome.REJECTED),
         lambda: registry.ledger.fail(old, Transient()),
+        lambda: registry.ledger.defer(old, Deferred(deadline_s=60)),
+        lambda: registry.ledger.defer(old, Deferred(deadline_s=0)),
         lambda: registry.ledger.renew(old),
     ):
         with pytest.raises(LeaseLost):

@@ -101,7 +101,9 @@ def test_every_command_that_prints_data_has_json() -> None:
         "base add", "base list", "base show", "alias set", "alias follow", "alias history", "alias remove",
         "promote", "rollback", "retire", "label", "keep-last", "nodes", "nodes show", "rollout",
         "collection set", "collection list", "collection show", "collection remove",
-        "dead-letters list", "dead-letters show", "dead-letters retry",
+        "dead-letters list", "dead-letters show", "dead-letters retry", "store list", "store verify", "store gc",
+        "namespace set", "namespace show", "namespace list", "namespace remove",
+        "token create", "token list", "token revoke",
     )  # fmt: skip
     for command in commands:
         result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
@@ -359,7 +361,9 @@ def test_watch_says_each_change_in_one_line() -> None:
 def test_children_read_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `up` hands to its processes in the environment is what it was told."""
     told = Settings(redis_url="unix:///run/v.sock", source_roots=(Path("/a"), Path("/b")), lease_s=12.5, max_attempts=7,
-                    engine_profiles=("vllm", "/etc/a:b.json"))  # fmt: skip
+                    engine_profiles=("vllm", "/etc/a:b.json"), allowed_schemes=("file", "https"),
+                    allowed_networks=("10.0.0.0/8", "fd00::/8"), credentials_file=Path("/etc/credentials.json"),
+                    incomplete_deadlines_s={"file": 1.5, "*": 7.0}, marker_required=("s3",))  # fmt: skip
 
     for name, value in environment_of(told).items():
         monkeypatch.setenv(name, value)
@@ -382,6 +386,13 @@ def test_up_starts_a_dispatcher_and_workers_for_every_stage() -> None:
     assert {stage: staffed.count(stage) for stage in ORDER} == {
         stage: 3 if stage is Stage.VALIDATE else 1 for stage in ORDER
     }
+
+
+def test_up_starts_a_gateway_only_when_asked() -> None:
+    """On the port that was given, on loopback; it works on no stage."""
+    *_, asked = Staffing(gateway_port=8080).children(Settings())
+    assert (asked.name, asked.command[3:6], asked.stages) == ("gateway", ["gateway", "--port", "8080"], ())
+    assert "gateway" not in {child.name for child in Staffing().children(Settings())}
 
 
 def test_two_registries_never_share_a_data_directory(tmp_path: Path) -> None:

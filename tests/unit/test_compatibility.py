@@ -387,6 +387,42 @@ def test_targets_that_peft_cannot_wrap_are_refused() -> None:
         ]
 
 
+@pytest.mark.parametrize("named", ["olora", "pissa", "pissa_niter_4", "corda", "orthogonal", "lora_ga", "mica"])
+def test_initialisations_that_peft_cannot_repeat_are_refused(named: str) -> None:
+    """PEFT initialises before it loads: for stacked experts, which have no weight of their own, it fails."""
+    mixture = make_mixture()
+    parameter = next(iter(mixture.experts)).rpartition(".")[2]
+    plain = make_adapter(init_lora_weights=named)
+    assert errors_of(plain.check()) == (["CONFIG_FIELD_INVALID"] if named == "corda" else [])
+    experts = make_adapter(base=mixture, init_lora_weights=named, target_parameters=[parameter])
+    assert "CONFIG_FIELD_INVALID" in errors_of(experts.check(mixture))
+    assert "CONFIG_FIELD_INVALID" not in errors_of(
+        make_adapter(base=mixture, init_lora_weights="gaussian", target_parameters=[parameter]).check(mixture)
+    )
+
+
+def test_initialisations_that_do_not_go_with_other_options_are_refused() -> None:
+    """OLoRA on a Conv1D gets halves of the wrong shape from PEFT, and MiCA does not go with DoRA."""
+    gpt2 = make_gpt2()
+    turned = make_adapter(base=gpt2, targets=("c_attn",), fan_in_fan_out=True, init_lora_weights="olora")
+    assert errors_of(turned.check(gpt2)) == ["CONFIG_FIELD_INVALID"]
+    assert "CONFIG_FIELD_INVALID" in errors_of(make_adapter(use_dora=True, init_lora_weights="mica").check())
+
+
+def test_what_is_kept_of_a_base_is_not_mistaken_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bases judged in turn, one deeper and one with other norms, more than are kept: each has its own containers."""
+    monkeypatch.setattr(compatibility, "_MOST_CONTAINERS", 2)
+    bases = [make_base(), make_base(llama_shapes(layers=4), num_hidden_layers=4)]
+    renamed = {name.replace("input_layernorm", "first_norm"): shape for name, shape in bases[0].parameters.items()}
+    bases.append(bases[0].model_copy(update={"parameters": renamed}))
+    for _ in range(2):
+        for base, norm in zip(bases, ("input_layernorm", "input_layernorm", "first_norm"), strict=True):
+            for target in ("input_layernorm", "first_norm", "layers.3.self_attn"):
+                adapter = make_adapter(target_modules=["q_proj", "v_proj", target], base=base)
+                wrong = target == norm or (target.startswith("layers") and base.num_layers == 4)
+                assert errors_of(adapter.check(base)) == ["TARGET_NOT_A_PROJECTION"] * wrong
+
+
 @pytest.mark.parametrize(
     ("ranges", "codes"),
     [

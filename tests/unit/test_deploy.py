@@ -46,7 +46,7 @@ def parse_command(line: str) -> tuple[str, dict[str, Any]]:
 def test_command_of_each_service_is_one_of_ours(name: str) -> None:
     """A container that the file starts does not end with a usage error."""
     command, _ = parse_command(our_services()[name]["command"])
-    assert command in {"dispatcher", "worker", "node"}
+    assert command in {"dispatcher", "worker", "gateway", "node"}
 
 
 def test_a_command_that_is_wrong_would_be_noticed() -> None:
@@ -81,6 +81,15 @@ def test_workers_see_the_sources_and_share_the_artifacts() -> None:
         environment = service["environment"]
         assert f"{environment['LORA_REGISTRY_SOURCE_ROOTS']}:ro" in targets
         assert environment["LORA_REGISTRY_ARTIFACT_STORE"] in targets
+
+
+def test_the_image_holds_what_the_workers_need() -> None:
+    """A validate worker refuses to start without torch, so the image installs it (or the setting would be off)."""
+    installed = re.search(r"'\.\[([a-z,]+)\]'", (DEPLOY / "compose" / "Dockerfile").read_text())
+    assert installed is not None
+    assert {"cli", "workers", "numeric", "patterns"} <= set(installed[1].split(","))
+    assert Settings.model_fields["numeric"].default == "auto"
+    assert "LORA_REGISTRY_NUMERIC" not in our_services()["validate"]["environment"]
 
 
 def test_server_keeps_what_it_acknowledged_and_evicts_nothing() -> None:

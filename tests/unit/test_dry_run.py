@@ -1,8 +1,10 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.helpers.adapters import Adapter, make_adapter, make_base
@@ -10,9 +12,10 @@ from tests.helpers.adapters_on_disk import DEMO_DATA
 from tests.helpers.weights import random_values, weights_bytes
 from typer.testing import CliRunner, Result
 
-from lora_registry.engine_profiles import BUILT_IN, Ruling, find_profiles
-from lora_registry.findings import Finding
+from lora_registry.engine_profiles import BUILT_IN, Ruling, built_in_profile, find_profiles
+from lora_registry.findings import Finding, Severity
 from lora_registry.report import Verdict
+from lora_workers import extras
 from lora_workers.cli import code_page
 from lora_workers.cli.app import app
 from lora_workers.dry_run import DryRun, Measured, numeric_findings
@@ -262,6 +265,60 @@ def test_the_numbers_themselves_are_read_when_asked_for(tmp_path: Path) -> None:
     assert good.spectra is not None
     assert good.bytes_read > (source / "adapter_model.safetensors").stat().st_size
     assert [(each.code, each.subject) for each in bad.findings] == [("NUMBERS_NOT_FINITE", name)]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "severity", "verdicts"),
+    [
+        ([], Severity.ERROR, []),
+        (["auto"], Severity.ERROR, [Ruling.REFUSE]),
+        (["auto", "float16"], Severity.ERROR, [Ruling.REFUSE, Ruling.REFUSE]),
+        (["auto", "bfloat16"], Severity.WARNING, [Ruling.SILENTLY_WRONG, Ruling.ACCEPT]),
+    ],
+)
+def test_an_overflow_is_for_each_profile_to_refuse_if_any_serves_it_right(
+    tmp_path: Path, dtypes: list[Any], severity: Severity, verdicts: list[Ruling]
+) -> None:
+    """A base in float16: an error, unless a node serves it in a dtype that holds the values; then that one accepts."""
+    base = make_base().model_copy(update={"dtype": "F16"})
+    profiles = [
+        built_in_profile("vllm").model_copy(update={"name": f"node-{number}", "dtype": dtype})
+        for number, dtype in enumerate(dtypes)
+    ]
+    adapter = make_adapter()
+    values = random_values(adapter)
+    next(iter(values.values())).flat[0] = 70000.0
+    source = write(tmp_path / "a", adapter)
+    (source / "adapter_model.safetensors").write_bytes(weights_bytes(values))
+    dry = DryRun(base, profiles=profiles, max_lora_rank=512, measure=numeric_findings("cpu"))
+    report = dry.check(str(source))
+    assert [each.severity for each in report.findings if each.code == "DTYPE_OVERFLOW"] == [severity]
+    assert report.verdict is (Verdict.INVALID if severity is Severity.ERROR else Verdict.VALID)
+    assert [each.verdict for each in report.engines.values()] == verdicts
+
+
+def test_numbers_are_shown_to_people_and_to_programs() -> None:
+    """With --numeric the terminal has a line for each kind of module, and JSON has the spectra; without, neither."""
+    shown = run("check", GOOD, "--base", BASE, "--numeric")
+    assert shown.exit_code == 0, shown.stderr
+    assert re.search(r"^  q_proj +\d+ +\S+ +\S+ +\S+ +\S+ +\d+\.\d +$", shown.stdout, flags=re.MULTILINE)
+    assert "measured on cpu" in shown.stdout
+
+    report = json.loads(run("check", GOOD, "--base", BASE, "--numeric", "--json").stdout)
+    assert sorted(report) == sorted([*KEYS, "spectra"])
+    assert {each["family"] for each in report["spectra"]["families"]} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert report["bytes_read"] > report["spectra"]["bytes_read"] > 0
+
+    assert "measured on" not in run("check", GOOD, "--base", BASE, "--no-numeric").stdout
+
+
+def test_numbers_without_torch_are_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for them learns what to install; without --numeric nothing is missing."""
+    monkeypatch.setitem(extras._MODULES, "numeric", ("not_torch",))
+    asked = run("check", GOOD, "--base", BASE, "--numeric")
+    assert asked.exit_code == 2
+    assert "lora-registry[numeric]" in asked.stderr
+    assert run("check", GOOD, "--base", BASE).exit_code == 0
 
 
 @pytest.mark.parametrize("page", ["codes", "engines"])

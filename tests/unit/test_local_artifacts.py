@@ -230,13 +230,13 @@ def test_store_that_cannot_be_made_is_a_failure_of_the_world(tmp_path: Path) -> 
 def test_stale_staging_is_removed_and_fresh_is_not(store: LocalArtifactStore, tmp_path: Path) -> None:
     """What a killed worker left a day ago goes; what another worker is making stays."""
     staging = tmp_path / "store" / "staging"
-    for name in ("lora-staging-stale", "lora-staging-fresh"):
+    for name in ("stale", "fresh"):
         (staging / name).mkdir()
         (staging / name / WEIGHTS_FILE).write_bytes(WEIGHTS)
     two_days_ago = time.time() - 2 * 86_400
-    os.utime(staging / "lora-staging-stale", (two_days_ago, two_days_ago))
+    os.utime(staging / "stale", (two_days_ago, two_days_ago))
     assert store.remove_stale_staging() == 1
-    assert [path.name for path in staging.iterdir()] == ["lora-staging-fresh"]
+    assert [path.name for path in staging.iterdir()] == ["fresh"]
     assert store.remove_stale_staging(older_than_s=-1) == 1
 
 

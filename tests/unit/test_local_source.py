@@ -391,7 +391,7 @@ def test_path_that_is_not_absolute_is_rejected(source: LocalSource, url: str) ->
 @pytest.mark.parametrize("url", ["hf://org/repo", "s3://bucket/prefix", "http://host/", "FILE:///a", "://"])
 def test_scheme_that_is_not_configured_is_rejected(root: Path, url: str) -> None:
     """The router says which schemes there are."""
-    router = open_sources(Settings(source_roots=(root,)))
+    router = open_sources(Settings(source_roots=(root,), allowed_schemes="file"))
     with pytest.raises(Rejected) as rejected:
         router.resolve(url)
     (finding,) = rejected.value.findings

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.adapters import (
@@ -24,10 +26,12 @@ from tests.helpers.weights import Array, cast, measure, random_values, weights_b
 
 from lora_registry.adapter_config import parse_adapter_config
 from lora_registry.base_profile import ModuleKind
+from lora_registry.errors import Configuration, ProcessUnfit, Transient
 from lora_registry.findings import Severity
 from lora_registry.numeric_report import ModuleSpectrum, NumericReport
 from lora_workers.base_models import read_base_profile
 from lora_workers.numeric import meter
+from lora_workers.numeric.devices import open_device
 from lora_workers.numeric.numeric_pass import NumericChecks
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -390,3 +394,58 @@ def test_torch_is_not_imported_before_there_are_weights() -> None:
     """A parent that forks, and a worker of another stage, never have torch in memory."""
     code = "import sys; import lora_workers.tasks, lora_workers.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_device_that_computes_has_one_thread() -> None:
+    """Worker processes share the cores among themselves; two threads of one wait for each other."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert open_device("cpu") == torch.device("cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda asks for one; auto takes the CPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(Configuration, match="LORA_REGISTRY_DEVICE=cuda"):
+        open_device("cuda")
+    assert open_device("auto").type == "cpu"
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of one worker are numbered, and so are the GPUs that it sees."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [open_device("auto", index=index).index for index in range(3)] == [0, 1, 0]
+    assert open_device("cpu", index=1).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("raised", "mapped", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), Transient, "Tried to allocate 2 GiB"),
+        (MemoryError(), Transient, "memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Transient, "can't allocate"),
+        (torch.AcceleratorError("an illegal memory access was encountered"), ProcessUnfit, "illegal memory access"),
+        (RuntimeError("CUDA error: device-side assert triggered\nCompile with …"), ProcessUnfit, "assert triggered"),
+        (RuntimeError("cuBLAS: CUDA is gone"), ProcessUnfit, "gone"),
+        (RuntimeError("a mistake of ours"), RuntimeError, "a mistake of ours"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("where", ["feed", "finish"])
+def test_failures_of_the_device_say_nothing_about_the_adapter(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, mapped: type[Exception], says: str, where: str
+) -> None:
+    """No memory: later. A CUDA error that stays: later, in another process. What we did wrong stays what it is."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise raised
+
+    monkeypatch.setattr(meter.CpuMeter, "take" if where == "feed" else "finish", fail)
+    with pytest.raises(mapped, match=says) as caught:
+        measure(make_adapter(), random_values(make_adapter()))
+    assert type(caught.value) is mapped
+    assert "\n" not in str(caught.value)

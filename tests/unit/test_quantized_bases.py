@@ -4,11 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from tests.helpers.adapters import header_of, llama_shapes, make_base_config, with_header
+from tests.helpers.adapters import PAYLOADS, header_of, llama_shapes, make_base_config, with_header
 
 from lora_registry.base_headers import profile_from_headers
 from lora_registry.base_profile import BaseProfile, BaseProfileError, BuiltFrom, RunningModel, equal_shape
 from lora_registry.safetensors_header import DTYPE_BYTES
+from lora_workers.base_models import read_base_profile
 
 Stored = dict[str, tuple[str, tuple[int, ...]]]
 PLAIN = llama_shapes(hidden=64, kv=32, intermediate=128, vocab=64)
@@ -205,3 +206,26 @@ def test_files_that_contradict_the_configuration_are_refused() -> None:
     with pytest.raises(BaseProfileError) as caught:
         profile_from_headers("tiny", make_base_config(), [header], running=wider)
     assert caught.value.findings[0].subject == "model.norm.weight"
+
+
+REAL = PAYLOADS.parent / "quantized"
+METHODS = {
+    "bnb-nf4": "bitsandbytes",
+    "bnb-fp4": "bitsandbytes",
+    "bnb-int8": "bitsandbytes",
+    "ct-w4a16": "compressed-tensors",
+    "ct-w8a16": "compressed-tensors",
+    "ct-fp8": "compressed-tensors",
+    "ct-int8": "compressed-tensors",
+}
+
+
+@pytest.mark.parametrize("with_model", [False, True], ids=["headers", "headers and model"])
+@pytest.mark.parametrize("name", METHODS)
+def test_what_the_real_libraries_write_has_the_plain_models_shapes(name: str, with_model: bool) -> None:
+    """A checkpoint that bitsandbytes or compressed-tensors wrote fits the same adapters as the model it was made of."""
+    profile = read_base_profile("tiny", REAL / name, with_model=with_model)
+    assert profile.quantization == METHODS[name]
+    assert equal_shape(profile, read_base_profile("tiny", REAL / "plain", with_model=with_model))
+    assert profile.modules["model.layers.0.self_attn.k_proj"].weight_shape == (16, 32)
+    assert profile.modules["model.layers.1.mlp.down_proj"].weight_shape == (32, 64)

@@ -126,10 +126,11 @@ def test_malformed_json_is_refused(raw: bytes) -> None:
     assert code_of(raw) == "WEIGHTS_HEADER_MALFORMED"
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "a..b", "ä", "a\n", "x" * 513])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a..b", "ä", "a\n", "a\nb", "\n", "x" * 513])
 def test_odd_names_are_refused(name: str) -> None:
     """Names that no module has are refused: they end up in paths, logs and other people's programs."""
     assert code_of({name: tensor()}) == "TENSOR_NAME_INVALID"
+    assert code_of({"a": tensor(), name: tensor(), "b": tensor()}) == "TENSOR_NAME_INVALID"
 
 
 def test_gaps_and_overlaps_are_refused() -> None:

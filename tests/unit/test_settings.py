@@ -24,6 +24,31 @@ def test_everything_has_a_default() -> None:
     assert settings.source_roots == ()
 
 
+def test_deadlines_of_uploads_are_by_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not named keeps its default: local directories none, all others a quarter of an hour."""
+    assert [Settings().incomplete_deadline_s(scheme) for scheme in ("file", "s3", "gs")] == [0, 900, 900]
+    monkeypatch.setenv("LORA_REGISTRY_INCOMPLETE_DEADLINES_S", "s3=60, *=5")
+    assert [load_settings().incomplete_deadline_s(scheme) for scheme in ("file", "s3", "gs")] == [0, 60, 5]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("INCOMPLETE_DEADLINES_S", "60"),
+        ("INCOMPLETE_DEADLINES_S", "s3=-1"),
+        ("INCOMPLETE_DEADLINES_S", "s3=soon"),
+        ("INCOMPLETE_DEADLINES_S", "s3=inf"),
+        ("ALLOWED_NETWORKS", "10.0.0.1/8"),
+        ("ALLOWED_SCHEMES", "file,local"),
+    ],
+)
+def test_settings_of_sources_are_checked(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """A typing error does not widen what is allowed."""
+    monkeypatch.setenv(f"LORA_REGISTRY_{variable}", value)
+    with pytest.raises(Configuration, match=f"^LORA_REGISTRY_{variable}"):
+        load_settings()
+
+
 def test_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each setting is the variable of its name, with LORA_REGISTRY_ before it."""
     monkeypatch.setenv("LORA_REGISTRY_LEASE_S", "12.5")

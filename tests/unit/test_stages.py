@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,21 @@ from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Published, Standing, VersionRecord
 from lora_registry.engine_profiles import EngineProfile, Ruling, find_profiles
-from lora_registry.errors import LeaseLost, NotFound, Rejected, Transient
+from lora_registry.errors import Deferred, LeaseLost, NotFound, Rejected, Transient
 from lora_registry.findings import Finding, Severity
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
+from lora_registry.namespaces import NamespacePolicy, SourceRule, check_source
 from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import Registration, load_findings, parse_registration
 from lora_registry.report import ValidationReport, Verdict
-from lora_registry.sources import PinnedFile, PinnedSource, Tap
+from lora_registry.sources import PinnedFile, PinnedSource, ReadRange, Tap
 from lora_registry.stages import BATCH, ORDER, STATE_AFTER, Stage, after
 from lora_registry.stages.allocate import allocate
 from lora_registry.stages.publish import publish
 from lora_registry.stages.resolve import resolve
 from lora_registry.stages.validate import validate
+from lora_registry.tokenizer_maps import TokenizerMap
 
 ROOT = Path(__file__).parents[2]
 BASE = "acme/tiny-llama"
@@ -94,6 +97,10 @@ class MemoryCatalog:
             raise NotFound
         return self.bases[name]
 
+    def tokenizer_of(self, base: BaseProfile) -> TokenizerMap | None:
+        """The base's tokenizer, as it was registered."""
+        return self.bases[base.name].tokenizer
+
     def publish(self, lease: Lease, record: VersionRecord) -> Published:
         """Publish as the script does: numbers of an earlier admission, other bases and taken numbers are refused."""
         if (record.lora_int_id, record.version) != self.ledger.numbers.get(lease.registration.id):
@@ -106,17 +113,37 @@ class MemoryCatalog:
         return Published.PUBLISHED
 
 
+class MemoryPolicies:
+    """The policy of every namespace; None: there is none, and none is needed."""
+
+    def __init__(self, policy: NamespacePolicy | None = None) -> None:
+        self.policy = policy
+
+    def check(self, adapter: AdapterName, source: str) -> SourceRule:
+        """The rule for the source; quotas are on a real server's tests."""
+        return check_source(self.policy, adapter, source, required=False)
+
+
 class MemorySource:
     """A place whose files are bytes; what is pinned is their digest."""
 
-    def __init__(self, **files: bytes) -> None:
+    def __init__(self, *, may_grow_s: float = 0.0, **files: bytes) -> None:
         self.files = files
+        self.credentials: list[str] = []
+        self.may_grow_s = may_grow_s
 
-    def resolve(self, url: str) -> PinnedSource:
+    def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """Pin both files."""
+        self.credentials.append(credential)
         if url != URL:
             raise Rejected("there is nothing")
-        return PinnedSource("memory", self._pin("config"), self._pin("weights"))
+        return PinnedSource("memory", self._pin("config"), self._pin("weights"), may_grow_s=self.may_grow_s)
+
+    @contextmanager
+    def ranged(self, file: PinnedFile) -> Iterator[ReadRange]:
+        """Ranges of what is pinned."""
+        content = self._pinned(file)
+        yield lambda offset, length: content[offset : offset + length]
 
     def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
         """One byte more than the limit shows that it is too large."""
@@ -202,7 +229,7 @@ def run_validate(
 ) -> dict[str, str | int]:
     """Resolve and validate an adapter."""
     source = MemorySource(**({"config": adapter.config_bytes, "weights": adapter.weights_bytes} | files))
-    pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
+    pinned = run_resolve(source)["pinned"]
     catalog: Any = MemoryCatalog(base or make_base())
     ledger: Any = MemoryLedger()
     lease = make_lease(Stage.VALIDATE, pinned=pinned)
@@ -347,11 +374,76 @@ def test_names_of_other_namespaces_are_no_base_names() -> None:
 # Resolve
 
 
+def run_resolve(source: MemorySource, policy: NamespacePolicy | None = None) -> dict[str, str | int]:
+    """Resolve a registration from URL in a namespace with this policy."""
+    policies: Any = MemoryPolicies(policy)
+    return resolve(make_lease(Stage.RESOLVE), source=source, policies=policies)
+
+
+def test_resolve_reads_with_the_credential_of_the_namespace() -> None:
+    """The policy's longest prefix says with which credential the source is read."""
+    source = MemorySource(config=b"{}", weights=b"w")
+    rules = [{"prefix": "/adapters", "credential": "all"}, {"prefix": URL, "credential": "bot"}]
+    run_resolve(source, NamespacePolicy(namespace="default", sources=rules))  # type: ignore[arg-type]
+    assert source.credentials == ["bot"]
+
+
+def test_resolve_looks_at_no_source_that_the_namespace_may_not_use() -> None:
+    """Whoever writes an event into Redis directly, past every gateway, is refused here, before anything is read."""
+    source = MemorySource(config=b"{}", weights=b"w")
+    with pytest.raises(Rejected) as refused:
+        run_resolve(source, NamespacePolicy(namespace="default", sources=({"prefix": "/adapters/team"},)))  # type: ignore[arg-type]
+    assert codes_of(refused.value.findings) == ["SOURCE_NOT_ALLOWED"]
+    assert source.credentials == []
+
+
+def test_resolve_asks_another_registry_what_a_name_means() -> None:
+    """The place is read and must be allowed; the name that led there needs no permission of its own."""
+    source = MemorySource(config=b"{}", weights=b"w")
+    allowed: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": URL},)))  # type: ignore[arg-type]
+    asked: list[str] = []
+
+    def locate(name: str) -> str:
+        asked.append(name)
+        return URL
+
+    made = make_lease(Stage.RESOLVE)
+    lease = replace(made, registration=replace(made.registration, source="mlflow://support-bot@champion"))
+    assert resolve(lease, source=source, policies=allowed, locate=locate)
+    assert asked == ["mlflow://support-bot@champion"]
+    elsewhere: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": "s3://other"},)))  # type: ignore[arg-type]
+    with pytest.raises(Rejected):
+        resolve(lease, source=source, policies=elsewhere, locate=locate)
+
+
 def test_resolve_leaves_the_pinned_source() -> None:
     """What validate reads back is what was pinned."""
     source = MemorySource(config=b"{}", weights=b"w")
-    left = resolve(make_lease(Stage.RESOLVE), source=source)
+    left = run_resolve(source)
     assert PinnedSource.from_json(str(left["pinned"])) == source.resolve(URL)
+
+
+def test_resolve_waits_for_weights_that_are_too_short_where_they_may_still_grow() -> None:
+    """The header says how long they will be; a place that never completes files leaves that to validate."""
+    whole = make_adapter().weights_bytes
+    with pytest.raises(Deferred) as deferred:
+        run_resolve(MemorySource(config=b"{}", weights=whole[:-7], may_grow_s=60))
+    assert codes_of(deferred.value.findings) == ["WEIGHTS_TRUNCATED", "SOURCE_INCOMPLETE"]
+    assert deferred.value.deadline_s == 60
+    for source in (
+        MemorySource(config=b"{}", weights=whole, may_grow_s=60),
+        MemorySource(config=b"{}", weights=whole[:-7]),
+        MemorySource(config=b"{}", weights=b"nothing that grows into weights", may_grow_s=60),
+    ):
+        assert run_resolve(source)
+
+
+def test_pin_of_a_later_release_is_read_back() -> None:
+    """Workers of two releases share a ledger: what the older does not know it ignores."""
+    pinned = MemorySource(config=b"{}", weights=b"w").resolve(URL)
+    later = json.loads(pinned.to_json()) | {"colour": "red"}
+    later["config"]["colour"] = "red"
+    assert PinnedSource.from_json(json.dumps(later)) == pinned
 
 
 # Validate
@@ -513,7 +605,7 @@ def test_source_that_changed_after_it_was_pinned_is_rejected(store: MemoryStore)
     """Validate reads what was pinned, or nothing."""
     adapter = make_adapter()
     source = MemorySource(config=adapter.config_bytes, weights=adapter.weights_bytes)
-    pinned = resolve(make_lease(Stage.RESOLVE), source=source)["pinned"]
+    pinned = run_resolve(source)["pinned"]
     source.files["weights"] = make_adapter(rank=4).weights_bytes
     ledger: Any = MemoryLedger()
     catalog: Any = MemoryCatalog(make_base())

@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.waiting import wait_until
 
 from lora_registry import codes
-from lora_registry.errors import LeaseLost, RedisUnavailable, Rejected, Transient
+from lora_registry.errors import Deferred, LeaseLost, RedisUnavailable, Rejected, Transient
 from lora_registry.findings import Finding
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Claim, Lease
@@ -42,6 +42,7 @@ class MemoryLedger:
     results: dict[str, Mapping[str, str | int]] = field(default_factory=dict)
     ended: dict[str, tuple[Outcome, tuple[Finding, ...]]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
+    deferred: dict[str, Exception] = field(default_factory=dict)
     renewals: list[Lease] = field(default_factory=list)
     woken: list[bool] = field(default_factory=list)
     epoch: int = 0
@@ -81,6 +82,12 @@ class MemoryLedger:
         """Remember the failure; its backoff outlasts the test."""
         self._answer("fail", lease)
         self.failures[self._release(lease)] = error
+        return False
+
+    def defer(self, lease: Lease, error: Deferred) -> bool:
+        """Remember what it waits for; the pause outlasts the test."""
+        self._answer("defer", lease)
+        self.deferred[self._release(lease)] = error
         return False
 
     def renew(self, lease: Lease) -> None:
@@ -183,6 +190,14 @@ def test_rejected_ends_with_its_findings() -> None:
     run(ledger, raising({"reg_1": Rejected("no", findings=(FINDING,))}))
     assert ledger.ended == {"reg_1": (Outcome.REJECTED, (FINDING,))}
     assert ledger.failures == {}
+
+
+def test_what_is_not_there_yet_is_deferred_and_is_no_failure() -> None:
+    """It goes back to wait, without an attempt."""
+    ledger, error = MemoryLedger(), Deferred("no weights yet", findings=(FINDING,), deadline_s=60)
+    ledger.add(Stage.ALLOCATE, "reg_1")
+    run(ledger, raising({"reg_1": error}))
+    assert (ledger.deferred, ledger.failures, ledger.ended) == ({"reg_1": error}, {}, {})
 
 
 @pytest.mark.parametrize("error", [Transient("later"), RedisUnavailable(), ZeroDivisionError("a bug"), RuntimeError()])

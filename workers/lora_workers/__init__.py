@@ -5,9 +5,15 @@ celery_app, tasks    Celery: wake-ups in, one stage's work done
 dispatcher, worker   takes events into the ledger, sweeps, admits servers; consumes the stages' queues
 installation         `lora-registry up`: a server and all processes on one machine, out of
 supervisor, embedded   … processes that are restarted when they die or stall, and a Valkey server
+gateway/             the HTTP gateway
 sources/             one file per scheme
 node/                beside a serving engine, and inside vLLM
-artifact_store       artifacts, written whole or not at all
+artifact_store       artifacts, written whole or not at all: what a store does, and how one is opened
+local_artifacts        … in a directory
+object_artifacts       … on an object store, or whatever else fsspec knows; store_options: its credentials
+staging, garbage     local directories to judge adapters in; garbage collection of the store
+training             register_adapter, for training jobs; remote_copies: an inbox on an object store
+trainer_callback       … a callback for transformers' Trainer
 base_models          a base model's profile from its files
 dry_run              a validation without a registry
 demo, demo_data/     the tour: real adapters through the real pipeline

@@ -18,6 +18,7 @@ from lora_registry.errors import ArtifactDamaged
 from lora_registry.report import ValidationReport
 from lora_registry.settings import Settings
 from lora_registry.stages.validate import Staged
+from lora_workers.store_options import ARTIFACT_STORE, options_for
 
 STALE_S: Final = 86_400.0
 """What a killed worker left half made is removed after so long."""
@@ -83,7 +84,7 @@ def open_artifact_store(settings: Settings) -> Store:
     """The artifact store that the settings name.
 
     Raises:
-        Configuration: no library for its scheme is installed.
+        Configuration: no library for its scheme is installed, or the credential `artifact-store` is not legal.
         Transient: its directory cannot be made.
     """
     directory = settings.artifact_directory
@@ -93,7 +94,8 @@ def open_artifact_store(settings: Settings) -> Store:
         return LocalArtifactStore(directory)
     from lora_workers.object_artifacts import ObjectArtifactStore  # fsspec, which a local store does without
 
-    return ObjectArtifactStore(settings.artifact_store, scratch=settings.scratch)
+    options = options_for(settings.artifact_store, settings, name=ARTIFACT_STORE)
+    return ObjectArtifactStore(settings.artifact_store, scratch=settings.scratch, options=options)
 
 
 def verified(chunks: Iterable[bytes], expected: FileDigest, *, offset: int, subject: str) -> Iterator[bytes]:

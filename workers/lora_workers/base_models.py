@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,89 +17,101 @@ from lora_registry.quantized_bases import MAX_READ_BYTES
 from lora_registry.safetensors_header import Header, read_header
 from lora_registry.strict_json import StrictJsonError, load_object
 from lora_registry.tokenizer_maps import TOKENIZER_FILES, TokenizerMap, read_tokenizer
+from lora_workers.base_files import REMEDY, BaseFiles, LocalBaseFiles
 from lora_workers.meta_model import build_running_model
 
+_INDEX_FILE = "model.safetensors.index.json"
 _MOST_CONFIG_BYTES = 1 << 20
+_MOST_INDEX_BYTES = 1 << 26
 _MOST_TOKENIZER_BYTES = 1 << 26
-_REMEDY = "Name a readable directory that holds the base model's config.json and *.safetensors files."
+_HEADERS_AT_ONCE = 8
 
 
 def read_base_profile(
-    name: str, directory: Path, *, also_known_as: Sequence[str] = (), with_model: bool = True
+    name: str, directory: Path | BaseFiles, *, also_known_as: Sequence[str] = (), with_model: bool = True
 ) -> BaseProfile:
-    """Build the profile of the base model in a local directory.
+    """Build the profile of a base model.
 
     Args:
         name: name to register it under, such as `meta-llama/Llama-3.1-8B`.
-        directory: holds config.json and `*.safetensors`.
+        directory: holds config.json and `*.safetensors`; a local directory, or files elsewhere.
         also_known_as: other names that adapters give for it.
         with_model: build the model that config.json describes too, where transformers is installed.
 
     Raises:
         InvalidName: a name is not legal.
-        Rejected: the directory holds no base model that can be read; the message says what is missing.
+        Rejected: there is no base model that can be read; the message says what is missing.
+        Transient: the place is out of reach.
     """
     for each in (name, *also_known_as):
         check_base_name(each)
-    config, weights = _read_config(directory), sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise Rejected(f"{directory} is no base model: it takes a config.json and *.safetensors files", remedy=_REMEDY)
-    headers = {path: _read_file_header(path) for path in weights}
-    tokenizer = read_base_tokenizer(directory)
+    files = LocalBaseFiles(directory) if isinstance(directory, Path) else directory
+    config, weights = _read_config(files), _names_of_weights(files)
+    with ThreadPoolExecutor(_HEADERS_AT_ONCE, thread_name_prefix="headers") as threads:
+        headers = dict(zip(weights, threads.map(partial(_read_file_header, files), weights), strict=True))
     return profile_from_headers(
         name,
         config,
         list(headers.values()),
-        source=str(directory),
+        source=files.source,
         also_known_as=also_known_as,
         running=build_running_model(config) if with_model else None,
-        read_tensor=lambda tensor: _read_tensor(headers, tensor),
-        tokenizer_digest=tokenizer.digest if tokenizer is not None else "",
-        tokenizer_size=tokenizer.size if tokenizer is not None else 0,
+        read_tensor=lambda tensor: _read_tensor(files, headers, tensor),
+        tokenizer=read_base_tokenizer(files),
     )
 
 
-def read_base_tokenizer(directory: Path) -> TokenizerMap | None:
+def read_base_tokenizer(directory: Path | BaseFiles) -> TokenizerMap | None:
     """The map from token to id of the tokenizer beside a base model; None if there is none that can be read."""
-    files = {}
-    for name in TOKENIZER_FILES:
-        path = directory / name
-        if path.is_file() and path.stat().st_size <= _MOST_TOKENIZER_BYTES:
-            files[name] = path.read_bytes()
-    return read_tokenizer(files)
+    files = LocalBaseFiles(directory) if isinstance(directory, Path) else directory
+    there = files.names()
+    sizes = {name: files.size_bytes(name) for name in TOKENIZER_FILES if name in there}
+    return read_tokenizer(
+        {name: files.read(name, 0, size) for name, size in sizes.items() if size <= _MOST_TOKENIZER_BYTES}
+    )
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def _read_config(files: BaseFiles) -> dict[str, Any]:
     try:
-        with (directory / "config.json").open("rb") as file:
-            return load_object(file.read(_MOST_CONFIG_BYTES))
-    except (OSError, StrictJsonError) as error:
-        raise Rejected(f"{directory} is no readable base model: {error}", remedy=_REMEDY) from error
+        return load_object(_read_small(files, "config.json", limit_bytes=_MOST_CONFIG_BYTES))
+    except StrictJsonError as error:
+        raise Rejected(f"{files.source} is no readable base model: {error}", remedy=REMEDY) from error
 
 
-def _read_file_header(path: Path) -> Header:
-    with _opened(path) as descriptor:
-        size = os.fstat(descriptor).st_size
-        return read_header(lambda offset, length: os.pread(descriptor, length, offset), file_size_bytes=size)
+def _names_of_weights(files: BaseFiles) -> list[str]:
+    """The files that the index names; without an index all that look like weights."""
+    names = files.names()
+    found = sorted(name for name in names if name.endswith(".safetensors"))
+    if not found:
+        wanted = "it takes a config.json and *.safetensors files"
+        raise Rejected(f"{files.source} is no base model: {wanted}", remedy=REMEDY)
+    if _INDEX_FILE not in names:
+        return found
+    try:
+        index = json.loads(_read_small(files, _INDEX_FILE, limit_bytes=_MOST_INDEX_BYTES))
+        indexed = sorted({str(shard) for shard in index["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Rejected(f"{files.source}: {_INDEX_FILE} is not legal", remedy=REMEDY) from error
+    if missing := [shard for shard in indexed if shard not in names]:
+        raise Rejected(f"{files.source}: {missing[0][:200]!r}, which the index names, is missing", remedy=REMEDY)
+    return indexed or found
 
 
-def _read_tensor(headers: dict[Path, Header], name: str) -> bytes:
+def _read_small(files: BaseFiles, name: str, *, limit_bytes: int) -> bytes:
+    size_bytes = files.size_bytes(name)
+    if size_bytes > limit_bytes:
+        raise Rejected(f"{files.source}: {name} has more than {limit_bytes} bytes", remedy=REMEDY)
+    return files.read(name, 0, size_bytes)
+
+
+def _read_file_header(files: BaseFiles, name: str) -> Header:
+    return read_header(partial(files.read, name), file_size_bytes=files.size_bytes(name))
+
+
+def _read_tensor(files: BaseFiles, headers: dict[str, Header], name: str) -> bytes:
     """The bytes of one small tensor."""
-    path, header = next((path, header) for path, header in headers.items() if name in header.tensors)
+    file, header = next((file, header) for file, header in headers.items() if name in header.tensors)
     entry = header.tensors[name]
     if entry.end - entry.begin > MAX_READ_BYTES:
         raise Rejected(f"{name} has more than {MAX_READ_BYTES} bytes, which is too much for what it is")
-    with _opened(path) as descriptor:
-        return os.pread(descriptor, entry.end - entry.begin, header.header_bytes + entry.begin)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise Rejected(f"{path} cannot be read: {error.strerror}", remedy=_REMEDY) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    return files.read(file, header.header_bytes + entry.begin, entry.end - entry.begin)

@@ -15,6 +15,7 @@ from celery import Celery
 
 from lora_registry.connection import LONGEST_BLOCK_S, connect
 from lora_registry.errors import RedisUnavailable
+from lora_registry.hook_events import PendingEvents
 from lora_registry.inbox import Inbox, admit
 from lora_registry.ledger import Ledger
 from lora_registry.settings import Settings
@@ -38,6 +39,7 @@ class Dispatcher:
         self._settings = settings
         self._client = connect(settings.redis_url, name="lora-dispatcher")
         self._inbox = Inbox(self._client, settings)
+        self._pending = PendingEvents(self._client, settings)
         self._ledger = Ledger(self._client, settings)
         self._app = app or make_app(settings)
         self._consumer = f"{socket.gethostname()}:{os.getpid()}"
@@ -79,13 +81,14 @@ class Dispatcher:
         return len(entries)
 
     def _sweep(self) -> list[tuple[str, dict[str, str]]]:
-        """Admit a new server, wake stages whose wake-ups were lost, take over events of dead dispatchers."""
+        """Admit a new server, wake stages whose wake-ups were lost, accept what hooks ask for, take over events."""
         is_new, generation = admit(self._client, self._settings)
         if is_new:
             logger.warning("admitted a new server; generation %s", generation)
             self._inbox.forget_consumers()
         for stage in ORDER:
             self._wake(stage, self._ledger.sweep(stage))
+        self._pending.release(self._inbox)
         return self._inbox.take_over(self._consumer, idle_s=_TAKE_OVER_IDLE_S)
 
     def _wake(self, stage: Stage, count: int) -> None:

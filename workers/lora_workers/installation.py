@@ -36,12 +36,14 @@ class Staffing:
         validate_workers: worker processes of validate, the stage that takes long.
         log_level: level of all processes.
         log: file for what the processes print; None: this process's own output.
+        gateway_port: port of the HTTP gateway on loopback; None: there is none.
     """
 
     workers: int = 1
     validate_workers: int = 1
     log_level: str = "warning"
     log: Path | None = None
+    gateway_port: int | None = None
 
     def children(self, settings: Settings) -> list[Child]:
         """The processes to run, dispatcher first."""
@@ -51,6 +53,8 @@ class Staffing:
                 child = self._child(f"{stage} worker {number + 1}", ["worker", "--queues", stage.value], settings)
                 child.stages = (stage,)
                 children.append(child)
+        if self.gateway_port:
+            children.append(self._child("gateway", ["gateway", "--port", str(self.gateway_port)], settings))
         return children
 
     def _child(self, name: str, arguments: list[str], settings: Settings) -> Child:
@@ -78,6 +82,16 @@ class Installation:
     def size(self) -> int:
         """Number of processes, the server not counted."""
         return len(self._supervisor.children)
+
+    @property
+    def worker_count(self) -> int:
+        """Number of workers."""
+        return sum(bool(child.stages) for child in self._supervisor.children)
+
+    @property
+    def others(self) -> list[str]:
+        """What there is besides workers."""
+        return [f"the {child.name}" for child in self._supervisor.children if not child.stages]
 
     def start_server(self) -> None:
         """Start the server, if it is ours.
@@ -154,8 +168,12 @@ def environment_of(settings: Settings) -> dict[str, str]:
         raise Configuration("LORA_REGISTRY_SOURCE_ROOTS: a directory's name holds a ':', which separates them")
     values = settings.model_dump(mode="json")
     values["source_roots"] = ":".join(values["source_roots"])
-    values["engine_profiles"] = ",".join(values["engine_profiles"])
-    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in values.items()}
+    for name in ("engine_profiles", "allowed_schemes", "allowed_networks", "marker_required"):
+        values[name] = ",".join(values[name])
+    deadlines = values["incomplete_deadlines_s"].items()
+    values["incomplete_deadlines_s"] = ",".join(f"{scheme}={seconds}" for scheme, seconds in deadlines)
+    given = {name: value for name, value in values.items() if value is not None}
+    return {f"LORA_REGISTRY_{name.upper()}": str(value) for name, value in given.items()}
 
 
 @contextmanager

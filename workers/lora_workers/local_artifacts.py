@@ -133,7 +133,7 @@ class LocalArtifactStore:
         """See `Store.remove`: one rename takes it away, and what is left of it lies in staging."""
         directory = self.path(digest)
         with file_system_errors():
-            doomed = Path(tempfile.mkdtemp(prefix="lora-staging-", dir=self._root / "staging"))
+            doomed = Path(tempfile.mkdtemp(dir=self._root / "staging"))
             directory.chmod(_RENAMED_DIRECTORY)
             if time.monotonic() > deadline:
                 raise Transient(f"artifact store: too slow to remove {digest}")
@@ -143,7 +143,7 @@ class LocalArtifactStore:
 
     def remove_stale_staging(self, *, older_than_s: float = STALE_S) -> int:
         """See `Store.remove_stale_staging`."""
-        return remove_stale(self._root / "staging", older_than_s=older_than_s)
+        return remove_stale(self._root / "staging", older_than_s=older_than_s, pattern="*")
 
     def remove_stale_uploads(self, *, older_than_s: float = STALE_S) -> int:  # noqa: ARG002 - the port's
         """See `Store.remove_stale_uploads`: nothing is sent anywhere."""

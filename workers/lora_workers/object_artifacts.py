@@ -23,7 +23,7 @@ from lora_workers.staging import remove_stale, staging_directory
 
 _CHUNK_BYTES = 8 << 20
 """Read with one request."""
-_WITHOUT_DIRECTORIES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
+_WITHOUT_DIRECTORIES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
 
 class StagedUpload:

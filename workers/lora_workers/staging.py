@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from lora_registry.errors import Transient
 
-_PREFIX = "lora-staging-"
+PREFIX: Final = "lora-staging-"
 
 
 @contextmanager
@@ -22,15 +23,20 @@ def staging_directory(parent: Path) -> Iterator[Path]:
         Transient: the file system cannot take it now.
     """
     with file_system_errors():
-        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def remove_stale(parent: Path, *, older_than_s: float) -> int:
+def remove_stale(parent: Path, *, older_than_s: float, pattern: str = f"{PREFIX}*") -> int:
     """Remove what killed workers left below `parent`.
+
+    Args:
+        parent: where staging directories are made.
+        older_than_s: age from which on nobody works on one any more.
+        pattern: which of them; others than ours may be in `parent`.
 
     Returns:
         Number of directories removed.
@@ -40,7 +46,7 @@ def remove_stale(parent: Path, *, older_than_s: float) -> int:
     """
     removed = 0
     with file_system_errors():
-        for directory in list(parent.glob(f"{_PREFIX}*")):
+        for directory in list(parent.glob(pattern)):
             with suppress(FileNotFoundError, PermissionError):  # another worker was faster; another user's in /tmp
                 if time.time() - directory.stat().st_mtime > older_than_s:
                     shutil.rmtree(directory, ignore_errors=True)

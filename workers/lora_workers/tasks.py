@@ -17,9 +17,11 @@ from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
 from lora_registry.engine_profiles import find_profiles
+from lora_registry.errors import ProcessUnfit
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Ledger
 from lora_registry.numeric_report import NumericPass, StartNumericPass
+from lora_registry.policies import Policies
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
 from lora_registry.stages.allocate import allocate
@@ -29,11 +31,15 @@ from lora_registry.stages.validate import validate
 from lora_registry.work import Perform, work
 from lora_workers.artifact_store import open_artifact_store
 from lora_workers.celery_app import child_number, make_app, send_wake_ups, task_name
+from lora_workers.credentials import Credentials
 from lora_workers.linear_patterns import linear_time_patterns
 from lora_workers.logs import log_to_stderr
+from lora_workers.mlflow_registry import MlflowRegistry
 from lora_workers.sources import open_sources
 
 _BUDGET_S = 10.0
+_UNFIT = 70
+"""Exit code of a process that cannot work any more. Source: sysexits.h, EX_SOFTWARE."""
 Around = Callable[[Stage, Perform], Perform]
 """Puts something around a stage's function: tracing, or a fault that a test injects."""
 
@@ -49,22 +55,30 @@ class Station:
         self._around = around or (lambda _, perform: perform)
 
     def run(self, stage: Stage) -> int:
-        """Work on the due registrations of `stage`; returns how many."""
-        return work(
-            stage,
-            self._around(stage, self._perform[stage]),
-            ledger=self._ledger,
-            keeper=self._keeper,
-            wake=self._wake,
-            owner=self._owner,
-            budget_s=_BUDGET_S,
-        )
+        """Work on the due registrations of `stage`; returns how many.
+
+        A process that cannot work any more ends instead, and the pool starts another.
+        """
+        try:
+            return work(
+                stage,
+                self._around(stage, self._perform[stage]),
+                ledger=self._ledger,
+                keeper=self._keeper,
+                wake=self._wake,
+                owner=self._owner,
+                budget_s=_BUDGET_S,
+            )
+        except ProcessUnfit as error:
+            logger.error("%s: this process ends, to be replaced: %s", stage, error)
+            os._exit(_UNFIT)  # nothing is lost: what failed is recorded, and the sweep wakes the stage again
 
     @cached_property
     def _perform(self) -> dict[Stage, Perform]:
         ledger, catalog, settings = self._ledger, self._catalog, self._settings
         source, store = open_sources(settings), open_artifact_store(settings)
         store.remove_stale_staging()
+        locate = MlflowRegistry(settings.mlflow_url, Credentials(settings.credentials_file)).locate
         judge = partial(
             validate,
             max_lora_rank=settings.max_lora_rank,
@@ -74,7 +88,7 @@ class Station:
         )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
-            Stage.RESOLVE: partial(resolve, source=source),
+            Stage.RESOLVE: partial(resolve, source=source, policies=Policies(self._client, settings), locate=locate),
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store, ledger=ledger),
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }
@@ -127,7 +141,8 @@ def register_tasks(app: Celery, station: Station) -> None:
         return run_stage
 
     for stage in Stage:
-        app.task(task_of(stage), name=task_name(stage))
+        # Not shared: Celery would add this app's tasks to every app that is made later.
+        app.task(task_of(stage), name=task_name(stage), shared=False)
 
 
 def rebuild_app(settings_json: str, log_level: int) -> Celery:

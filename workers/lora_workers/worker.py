@@ -22,6 +22,7 @@ from lora_registry.stages import Stage
 from lora_workers.celery_app import make_app, spawn_children
 from lora_workers.numeric_needs import count_gpus, require_numeric
 from lora_workers.processes import die_with_parent
+from lora_workers.sources import open_sources
 from lora_workers.tasks import Around, Station, rebuild_app, register_tasks
 
 _SLOTS_FOR_S = 30.0
@@ -47,13 +48,14 @@ def run_worker(
         Exit code for the process.
 
     Raises:
-        Configuration: an engine profile cannot be read.
+        Configuration: an engine profile or the credentials file cannot be read, or a scheme has no library here.
         MissingExtra: a validate worker has no torch, and numeric validation is not switched off.
     """
     find_profiles(settings.engine_profiles)  # what is wrong with them is said before anything starts
+    open_sources(settings)
+    gpus = _count_gpus(settings, stages)
     app = make_app(settings)
     register_tasks(app, Station(app, settings, around=around))
-    gpus = _count_gpus(settings, stages)
     if gpus:
         concurrency = gpus
         level = logging.getLogger().getEffectiveLevel()

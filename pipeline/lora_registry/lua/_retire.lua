@@ -1,7 +1,7 @@
 -- Shared: retiring. A retired version is gone from what nodes and selectors see; its id and digest stay bound to it for
 -- ever in `catalog:retired:…`, so that neither is given to anything else.
 
--- Requires announce. Returns 1 if the version was there.
+-- Requires announce and quota. Returns 1 if the version was there.
 local function retire_version(prefix, generation, base, adapter, number, now, log_length)
   local field = adapter .. '.v' .. number
   local versions = prefix .. ':catalog:versions:' .. base
@@ -13,6 +13,7 @@ local function retire_version(prefix, generation, base, adapter, number, now, lo
   local record = cjson.decode(stored)
   redis.call('HDEL', versions, field)
   redis.call('HDEL', prefix .. ':catalog:directed:' .. base, field)
+  count_retired(prefix, record.namespace, record.digest, record.size_bytes)
   redis.call('HSET', prefix .. ':catalog:retired:' .. base, field,
     string.format('%d %s %.0f', record.lora_int_id, record.digest, now))
   announce(prefix, generation, base, 'version.retired', record.served_name, string.format(

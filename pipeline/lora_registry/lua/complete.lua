@@ -32,4 +32,5 @@ remove_due(ledger, stage, namespace, id)
 redis.call('HSET', KEYS[1], 'state', ARGV[8], 'stage', ARGV[6], 'owner', '', 'attempts', 0, 'alone', 0,
   'claimed_with', 0, 'due_at', now, stage .. '_us', took_us, unpack(ARGV, 11))
 add_due(ledger, ARGV[6], namespace, id, now)
+redis.call('PUBLISH', prefix .. ':state:' .. id, ARGV[8])
 return {'done', wake(ledger, ARGV[6], tonumber(ARGV[7]), now)}

@@ -3,6 +3,7 @@
 -- KEYS  1 registration
 -- ARGV  1 key prefix  2 registration id  3 stage  4 epoch  5 owner  6 error (JSON object without braces)
 --       7 first backoff in us  8 longest backoff in us  9 most attempts  10 dead-letter retention in s
+--       11 least delay in us (what the other side asked for)
 -- Returns {'retry', delay in us}, {'dead'} or {'lost'}.
 local prefix, id, stage = ARGV[1], ARGV[2], ARGV[3]
 local ledger, now = prefix .. ':ledger', now_us()
@@ -18,6 +19,7 @@ if attempts >= tonumber(ARGV[9]) then
   return {'dead'}
 end
 local delay = math.min(tonumber(ARGV[8]), tonumber(ARGV[7]) * 2 ^ (attempts - 1))
+delay = math.max(delay, tonumber(ARGV[11]))
 redis.call('HSET', KEYS[1], 'owner', '', 'claimed_with', 0)
 redis.call('ZREM', ledger .. ':leases:' .. stage, id)
 add_due(ledger, stage, held[4], id, now + delay)

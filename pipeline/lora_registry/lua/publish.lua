@@ -1,9 +1,10 @@
 -- Publish a validated registration: version record, alias by the rule, announcements, outcome.
--- requires: clock, admitted, due, finish, announce, moves, retire
+-- requires: clock, admitted, due, finish, announce, moves, quota, retire
 -- KEYS  1 registration  2 adapter  3 versions of the base  4 aliases of the base
 -- ARGV  1 key prefix  2 registration id  3 epoch  4 owner  5 version record (JSON)  6 log length  7 retention in s
 --       8 versions to keep of an adapter where nothing else is said, 0 for all
--- Returns {'published'|'unchanged'|'superseded'} or {'lost'|'not-admitted'|'readmit'|'base-conflict'|'taken'|'removing'}.
+-- Returns {'published'|'unchanged'|'superseded'} or {'lost'|'not-admitted'|'readmit'|'base-conflict'|'taken'|'removing'}
+--         or {'quota', code, limit, what it would come to}.
 -- Atomic: record, alias, log entries, PUBLISH and outcome happen together or not at all.
 -- The rule of the adapter's own alias: bytes equal to its target's (or to the head's, where people moved it) change
 -- nothing; else only an event accepted later than every one that has decided so far moves it, and a pinned or manual
@@ -80,11 +81,20 @@ if same then
     current.served_name)
 end
 
+-- Only here is anything counted, and a registration comes past here once: what is rejected, unchanged or superseded costs
+-- nothing, and nothing has to be given back.
+local new_adapters = known[1] and 0 or 1
+local over = over_quota(prefix, namespace, new_adapters, digest, record.size_bytes, now)
+if over then
+  return {'quota', over[1], string.format('%.0f', over[2]), string.format('%.0f', over[3])}
+end
+
 local field = adapter .. '.v' .. record.version
 if redis.call('HEXISTS', prefix .. ':catalog:retired:' .. base, field) == 1
   or redis.call('HSETNX', KEYS[3], field, ARGV[5]) == 0 then
   return {'taken'}
 end
+count_published(prefix, namespace, new_adapters, digest, record.size_bytes, now)
 redis.call('ZADD', prefix .. ':catalog:numbers:' .. adapter, record.version, record.version)
 redis.call('HSET', prefix .. ':catalog:adapters', adapter, base)
 redis.call('HSET', KEYS[2], 'base', base)

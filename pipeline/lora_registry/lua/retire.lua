@@ -1,5 +1,5 @@
 -- Retire one version that no alias points at, or an adapter: its aliases, and its versions a part at a time.
--- requires: clock, admitted, announce, moves, retire
+-- requires: clock, admitted, announce, moves, quota, retire
 -- KEYS  1 adapter  2 versions of the base  3 aliases of the base
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 version, '' for all of them
 --       6 for all: last number to retire, '' for the newest of now  7 most versions at once  8 log length

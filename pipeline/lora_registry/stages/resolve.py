@@ -1,19 +1,68 @@
-"""Stage 2, resolve: find the adapter's two files where the publisher said they are, and pin them."""
+"""Stage 2, resolve: find the adapter's two files where the publisher said they are, and pin them.
+
+Here the policy of the namespace is enforced: a publisher writes to the event queue directly, so no gateway can be
+relied on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from lora_registry import file_codes, source_codes
+from lora_registry.errors import Rejected
 from lora_registry.ledger import Lease
-from lora_registry.sources import Source
+from lora_registry.namespaces import check_pinned
+from lora_registry.policies import Policies
+from lora_registry.readiness import deferred
+from lora_registry.safetensors_header import read_header
+from lora_registry.sources import PinnedSource, Source
+
+_MAY_PASS = {file_codes.WEIGHTS_TRUNCATED.code, source_codes.SOURCE_CHANGED.code}
+"""What a file in the making looks like."""
 
 
-def resolve(lease: Lease, *, source: Source) -> dict[str, str | int]:
-    """Pin the registration's source.
+Locate = Callable[[str], str]
+"""Says where a source really is that another registry has a name for; every other source is there already.
+
+Raises:
+    Rejected: the name means nothing there.
+    Transient: that registry is out of reach.
+"""
+
+
+def resolve(lease: Lease, *, source: Source, policies: Policies, locate: Locate | None = None) -> dict[str, str | int]:
+    """Pin the registration's source, with the credential that the namespace's policy gives for it.
+
+    The policy is about the place where the files are, whatever name led there.
 
     Returns:
         `pinned`: the pinned source, for the validate stage.
 
     Raises:
-        Rejected: there is no adapter there, or it may not be read.
+        Rejected: there is no adapter there, or it may not be read, or the namespace may not register it.
+        Deferred: not all of it is there yet.
+        Transient: the place, or Redis, is out of reach.
+    """
+    registration = lease.registration
+    url = locate(registration.source) if locate else registration.source
+    rule = policies.check(registration.adapter, url)
+    pinned = source.resolve(url, credential=rule.credential)
+    check_pinned(rule, pinned)
+    if pinned.may_grow_s:
+        _check_whole(pinned, source)
+    return {"pinned": pinned.to_json()}
+
+
+def _check_whole(pinned: PinnedSource, source: Source) -> None:
+    """Look at the header of weights that may still be on their way; whatever else is wrong is for validate to say.
+
+    Raises:
+        Deferred: the header announces more bytes than there are, or the file changed meanwhile.
         Transient: the place is out of reach.
     """
-    return {"pinned": source.resolve(lease.registration.source).to_json()}
+    try:
+        with source.ranged(pinned.weights) as read:
+            read_header(read, file_size_bytes=pinned.weights.size_bytes)
+    except Rejected as error:
+        if any(finding.code in _MAY_PASS for finding in error.findings):
+            raise deferred(str(error), error.findings, deadline_s=pinned.may_grow_s) from error

@@ -111,7 +111,10 @@ def validate(
             base,
             max_lora_rank=max_lora_rank,
             profiles=profiles,
-            more_findings=(*judge_tokenizer(pinned, source, base), *(measured.findings if measured else ())),
+            more_findings=(
+                *judge_tokenizer(pinned, source, base, load=catalog.tokenizer_of),
+                *(measured.findings if measured else ()),
+            ),
             overflows=measured.overflows if measured else (),
         )
         spectra = measured.to_dict() if measured else None

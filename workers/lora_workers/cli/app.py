@@ -28,8 +28,11 @@ from lora_workers.cli.bases import base_commands
 from lora_workers.cli.collecting import collection_commands
 from lora_workers.cli.dead_letters import dead_letter_commands
 from lora_workers.cli.fleet import node_commands, rollout
+from lora_workers.cli.hooks import hook_commands
+from lora_workers.cli.namespaces import namespace_commands
 from lora_workers.cli.options import is_json_asked
 from lora_workers.cli.output import EXIT_CODES, INTERRUPTED, NOBODY_READS, exit_code_of_error, print_error
+from lora_workers.cli.tokens import token_commands
 
 
 class Commands(TyperGroup):
@@ -98,9 +101,13 @@ app.add_typer(base_commands, name="base")
 app.command()(watching.watch)
 app.add_typer(dead_letter_commands, name="dead-letters")
 app.add_typer(storing.store_commands, name="store")
+app.add_typer(hook_commands, name="hooks")
+app.add_typer(namespace_commands, name="namespace")
+app.add_typer(token_commands, name="token")
 app.command()(explaining.explain)
 app.command()(running.worker)
 app.command()(running.dispatcher)
+app.command()(running.gateway)
 app.command()(running.admit)
 app.command()(node_process.node)
 

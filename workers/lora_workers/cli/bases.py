@@ -9,9 +9,12 @@ import typer
 
 from lora_registry.base_profile import BaseProfile
 from lora_registry.names import check_base_name
+from lora_registry.settings import load_settings
+from lora_workers.base_files import BaseFiles, SourceBaseFiles
 from lora_workers.base_models import read_base_profile
-from lora_workers.cli.options import AsJson, open_client
+from lora_workers.cli.options import AsJson, Credential, open_client
 from lora_workers.cli.output import as_text, print_json, print_line, print_table
+from lora_workers.sources import open_sources, scheme_of
 
 base_commands = typer.Typer(no_args_is_help=True, help="Base models that adapters are compared with.")
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
@@ -21,15 +24,20 @@ Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 def add(
     name: Name,
     source: Annotated[
-        Path, typer.Argument(help="Local directory with config.json and *.safetensors.", show_default=False)
+        str,
+        typer.Argument(
+            help="Directory with config.json and *.safetensors, or hf://org/repo@revision, or s3://bucket/prefix.",
+            show_default=False,
+        ),
     ],
     also_known_as: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Another name that adapters give for it.")
     ] = None,
+    credential: Credential = "",
     as_json: AsJson = False,
 ) -> None:
     """Register a base model, or a new revision of it with the same shapes; only headers are read."""
-    profile = read_base_profile(name, source.expanduser().absolute(), also_known_as=tuple(also_known_as or ()))
+    profile = read_base_profile(name, _open(source, credential), also_known_as=tuple(also_known_as or ()))
     is_new = open_client().catalog.add_base(profile)
     if as_json:
         print_json({"new": is_new, **_summary(profile)})
@@ -38,6 +46,14 @@ def add(
         print_line(
             f"{done} {name}: {profile.architecture}, {profile.num_layers} layers, {len(profile.modules)} modules"
         )
+
+
+def _open(source: str, credential: str) -> Path | BaseFiles:
+    """The directory, if there is one; else the files at the URL."""
+    path = Path(source).expanduser()
+    if path.is_dir() or scheme_of(source) == "file":
+        return Path(source.removeprefix("file://")).expanduser().absolute()
+    return SourceBaseFiles(open_sources(load_settings()), source, credential=credential)
 
 
 @base_commands.command("list")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,10 +17,11 @@ from lora_registry.names import check_base_name
 from lora_registry.report import ValidationReport, Verdict
 from lora_registry.settings import load_settings
 from lora_workers.base_models import read_base_profile
-from lora_workers.cli.options import AsJson, open_client
+from lora_workers.cli.options import AsJson, Credential, open_client
 from lora_workers.cli.output import OK, REJECTED, print_findings, print_json, print_line, print_lines, print_table
 from lora_workers.cli.registering import absolute
 from lora_workers.dry_run import DryRun, numeric_findings
+from lora_workers.sources import open_sources
 
 _UNNAMED_BASE = "local-base"
 _WORDS = {Ruling.REFUSE: "refuse", Ruling.SILENTLY_WRONG: "silently wrong"}
@@ -29,7 +30,11 @@ _WORDS = {Ruling.REFUSE: "refuse", Ruling.SILENTLY_WRONG: "silently wrong"}
 def check(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Directories that save_pretrained wrote.", show_default=False),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Directories that save_pretrained wrote, or URLs (hf://org/repo, s3://bucket/prefix).",
+            show_default=False,
+        ),
     ],
     base: Annotated[
         str,
@@ -39,10 +44,16 @@ def check(
         list[str] | None,
         typer.Option(metavar="NAME|FILE", help=f"{', '.join(BUILT_IN)}, or a profile's JSON file.  [default: all]"),
     ] = None,
-    numeric: Annotated[bool, typer.Option("--numeric/--no-numeric", help="Look at the numbers, too.")] = False,
+    numeric: Annotated[
+        bool,
+        typer.Option(
+            "--numeric/--no-numeric", help="Look at the numbers, too; that takes torch and reads all of the weights."
+        ),
+    ] = False,
     also_known_as: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Another name that adapters give for DIR.")
     ] = None,
+    credential: Credential = "",
     as_json: AsJson = False,
 ) -> None:
     """Say whether adapters fit a base model and which engines serve them right, without registering anything.
@@ -51,17 +62,19 @@ def check(
     one is not, 2: the base cannot be read.
     """
     settings = load_settings()
+    remote = open_sources(settings)
     dry_run = DryRun(
         _base_profile(base, also_known_as or ()),
         profiles=find_profiles(engine or BUILT_IN),
         max_lora_rank=settings.max_lora_rank,
-        measure=numeric_findings(settings.device) if numeric else None,
+        measure=numeric_findings(settings.device, sources=remote) if numeric else None,
+        sources=remote,
     )
     several = len(sources) > 1
     checked: list[tuple[str, ValidationReport]] = []
     verdict = Verdict.VALID
     for source in sources:
-        report = dry_run.check(absolute(source))
+        report = dry_run.check(absolute(source), credential=credential)
         verdict = report.verdict if report.verdict is Verdict.INVALID else verdict
         if as_json:
             print_json({"source": source, **report.as_result()} if several else report.as_result())
@@ -81,8 +94,10 @@ def _base_profile(base: str, also_known_as: Iterable[str]) -> BaseProfile:
     if base.startswith((".", "/", "~")):
         raise Configuration(f"{base}: no such directory")
     check_base_name(base)
+    catalog = open_client().catalog
     try:
-        return open_client().catalog.base(base)
+        profile = catalog.base(base)
+        return profile.model_copy(update={"tokenizer": catalog.tokenizer_of(profile)})
     except Transient as error:
         raise Configuration(f"{base} is no directory here, and no registry answers for it: {error.message}") from error
 
@@ -99,12 +114,32 @@ def _print_report(source: str, report: ValidationReport) -> None:
     shown = ", ".join(f"{count} {severity}{'s' * (count > 1)}" for severity, count in counts if count)
     print_line(f"{source}: {report.verdict}{f' ({shown})' if shown else ''}")
     print_findings(report.findings)
+    if report.spectra is not None:
+        _print_spectra(report.spectra)
     if report.verdict is Verdict.INVALID or not report.engines:
         return  # no engine is given it, which is all that there is to say
     rows = [row for name, each in report.engines.items() for row in _engine_rows(name, each)]
     print_table(("engine", "verdict", "code", "about", "reason"), rows, indent="  ")
     reasons = [reason for each in report.engines.values() for reason in each.reasons]
     print_lines(f"  {code}: {remedy}" for code, remedy in {reason.code: reason.remedy for reason in reasons}.items())
+
+
+def _print_spectra(spectra: Mapping[str, Any]) -> None:
+    """The sizes of the changes that the adapter makes, by kind of module."""
+    print_line(f"  the changes that it makes, s·B·A (measured on {spectra['device']}):")
+    rows = [
+        (
+            each["family"],
+            each["count"],
+            f"{each['frobenius_median']:.3g}",
+            f"{each['frobenius_max']:.3g}",
+            f"{each['sigma_1_median']:.3g}",
+            f"{each['sigma_1_max']:.3g}",
+            f"{each['stable_rank_median']:.1f}",
+        )
+        for each in spectra["families"]
+    ]
+    print_table(("modules", "count", "norm", "largest", "sigma 1", "largest", "stable rank"), rows, indent="  ")
 
 
 def _engine_rows(name: str, verdict: EngineVerdict) -> list[tuple[str, ...]]:

@@ -41,15 +41,18 @@ def up(
     validate_workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Worker processes of validate, if not as many.")
     ] = None,
+    gateway: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Also run the HTTP gateway on this port.")
+    ] = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Run everything: a Valkey server, the dispatcher and the workers, restarted when they die.
 
     Ctrl-C or SIGTERM ends all in order (exit code 0); a second one does not wait.
     """
-    require(*(["workers"] if redis_url else ["workers", "embedded"]))
+    require(*(["workers"] if redis_url else ["workers", "embedded"]), *(["gateway"] if gateway else []))
     start_logging(log_level)
-    staffing = Staffing(workers, validate_workers or workers, log_level)
+    staffing = Staffing(workers, validate_workers or workers, log_level, gateway_port=gateway)
     with ExitStack() as held:
         directory = held.enter_context(data_directory(data.expanduser().absolute()))
         server = None if redis_url else EmbeddedValkey(directory / "valkey")
@@ -94,7 +97,7 @@ def _run(installation: Installation, settings: Settings, *, has_server: bool) ->
             installation.start_server()
         with redis_errors():
             connect(settings.redis_url, name="lora-up").ping()
-        print_line(f"starting the dispatcher and {installation.size - 1} workers")
+        print_line(f"starting {', '.join(installation.others)} and {installation.worker_count} workers")
         installation.start_processes()
         _tell_when_ready(installation, settings)
         installation.run(until=stopping)

@@ -30,6 +30,9 @@ def is_json_asked(context: typer.Context) -> bool:
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON.", callback=_remember, is_eager=True, show_default=False)
 ]
+Credential = Annotated[
+    str, typer.Option(metavar="NAME", help="Credential in LORA_REGISTRY_CREDENTIALS_FILE to read it with.")
+]
 LogLevel = Annotated[str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")]
 
 

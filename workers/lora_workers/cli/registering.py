@@ -17,6 +17,7 @@ from lora_registry.events import Follow
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, parse_adapter
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.rollout import Standing
+from lora_registry.settings import load_settings
 from lora_workers.cli.options import AsJson, open_client, parse_pairs
 from lora_workers.cli.output import (
     console,
@@ -29,6 +30,7 @@ from lora_workers.cli.output import (
     print_registration,
     print_standings,
 )
+from lora_workers.training import stage, submit
 
 _LOOK_S = 0.3
 _OUTCOME = "outcome"
@@ -62,6 +64,9 @@ def register(
     follow: Annotated[
         Follow, typer.Option(help="Who moves the adapter's own alias: new versions, or only people.")
     ] = Follow.LATEST,
+    stage_to: Annotated[
+        str, typer.Option(metavar="INBOX", help="Copy SOURCE to this directory or URL, and register the copy.")
+    ] = "",
     wait: Annotated[
         str | None,
         typer.Option(
@@ -77,17 +82,20 @@ def register(
     """Register an adapter; with --wait the exit code tells the outcome."""
     adapter, awaited = _adapter(name, namespace), _parse_wait(wait)
     client = open_client()
-    registration_id = client.submit(
-        namespace=adapter.namespace,
-        name=adapter.name,
-        base_model=base,
-        source=absolute(source),
-        labels=parse_pairs(label, option="--label"),
-        metadata=parse_pairs(metadata, option="--metadata"),
-        supersede=supersede,
-        follow=follow,
-        idempotency_key=idempotency_key,
-    )
+    fields: dict[str, Any] = {
+        "namespace": adapter.namespace,
+        "name": adapter.name,
+        "base_model": base,
+        "labels": parse_pairs(label, option="--label"),
+        "metadata": parse_pairs(metadata, option="--metadata"),
+        "supersede": supersede,
+        "follow": follow,
+    }
+    if stage_to:
+        staged = stage(source, load_settings(adapter_inbox=stage_to), request=fields)
+        registration_id = submit(client, staged, fields, idempotency_key=idempotency_key).id
+    else:
+        registration_id = client.submit(source=absolute(source), idempotency_key=idempotency_key, **fields)
     if awaited:
         _report_outcome(client, registration_id, awaited, timeout_s=timeout_s, as_json=as_json)
     elif as_json:

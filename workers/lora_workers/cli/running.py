@@ -1,4 +1,4 @@
-"""worker, dispatcher, admit: the processes of a registry, one by one."""
+"""worker, dispatcher, gateway, admit: the processes of a registry, one by one."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ def dispatcher(log_level: LogLevel = "info") -> None:
     from lora_workers.dispatcher import Dispatcher
 
     Dispatcher(load_settings()).run()
+
+
+def gateway(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; beyond loopback only once there is a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 8080,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run the HTTP gateway until SIGTERM; any number may run."""
+    require("gateway")
+    start_logging(log_level)
+    from lora_workers.gateway.serving import serve
+
+    serve(load_settings(), host=host, port=port, say=print_line)
 
 
 def admit(

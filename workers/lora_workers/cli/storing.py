@@ -19,6 +19,7 @@ from lora_workers.artifact_store import Store, open_artifact_store
 from lora_workers.cli.options import AsJson
 from lora_workers.cli.output import REJECTED, print_json, print_line, print_lines, print_table
 from lora_workers.garbage import Collected, GarbageCollection
+from lora_workers.training import sweep_inbox
 
 store_commands = typer.Typer(no_args_is_help=True, help="The artifact store.")
 
@@ -77,6 +78,7 @@ def collect(
         grace_s=settings.gc_grace_s,
     )
     collected = collection.preview() if dry_run else collection.run(wait=wait, allow_all=allow_all)
+    collected.copies = 0 if dry_run else sweep_inbox(settings)
     if as_json:
         return print_json({"dry_run": dry_run, **asdict(collected)})
     return _print_collected(collected, dry_run=dry_run, settings=settings)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 
-from lora_registry.errors import Configuration
+from lora_registry.errors import Configuration, ProcessUnfit, Transient
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -34,3 +36,31 @@ def open_device(name: DeviceName, *, index: int = 0) -> torch.device:
 def device_label(device: torch.device) -> str:
     """The device as reports call it: cpu, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def compute_errors() -> Iterator[None]:
+    """Map what goes wrong with the device, which says nothing about the adapter.
+
+    Raises:
+        Transient: there is not enough memory now.
+        ProcessUnfit: the device failed. Every later call of this process fails too, because CUDA's errors are kept
+            with its context (CUDA Runtime API, "sticky" errors).
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise Transient(f"the GPU has not enough free memory: {_first_line(error)}") from error
+    except MemoryError as error:
+        raise Transient("there is not enough free memory to look at the numbers") from error
+    except RuntimeError as error:
+        if isinstance(error, torch.AcceleratorError) or "CUDA" in str(error):
+            raise ProcessUnfit(f"the GPU failed: {_first_line(error)}") from error
+        if "DefaultCPUAllocator" in str(error):
+            raise Transient(f"there is not enough free memory: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]

@@ -14,10 +14,12 @@ from lora_workers.numeric.plan import Half, Part, Plan
 from lora_workers.numeric.products import LARGEST_MEASURED, gram_of_a, gram_of_b, needs_double, sizes_of
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BLOCK_ELEMENTS = 1 << 17
-"""Elements that are converted at once: half a megabyte of float32."""
-_SOLVE_BYTES = 1 << 18
+_BLOCK_ELEMENTS = 1 << 16
+"""Elements that are converted at once: 256 KiB of float32. Twice as many take 7 % less time."""
+_SOLVE_BYTES = 1 << 16
 """Bytes of r x r matrices that are solved together."""
+_SOLVE_PRODUCTS = 16
+"""Most products that are."""
 _WAITING_BYTES = 1 << 28
 """Most bytes of matrices whose other half has not come yet; files of PEFT hold the halves side by side."""
 
@@ -77,12 +79,16 @@ class CpuMeter:
         values = self._converted(block)
         lowest, highest = torch.aminmax(values)
         low, high = lowest.item(), highest.item()
-        self._extent = self._extent.extended(low, high) if self._extent else Extent(low, high)
-        if part.half is None or part.product in self._given_up or not self._extent.is_finite:
+        extent = self._extent = self._extent.extended(low, high) if self._extent else Extent(low, high)
+        if part.half is None or part.product in self._given_up or not extent.is_finite:
             return
-        if needs_double(max(abs(low), abs(high))):
+        if needs_double(max(-low, high)):
             values = values.double()
         experts = self._plan.products[part.product].experts
+        if experts == 1 and self._gram is not None and self._gram.dtype is values.dtype:
+            columns = values if part.half is Half.A else values.T
+            torch.addmm(self._gram, columns, columns.T, out=self._gram)
+            return
         gram = gram_of_a(values, experts) if part.half is Half.A else gram_of_b(values, experts)
         self._gram = gram if self._gram is None else self._gram.double().add_(gram)
 
@@ -125,7 +131,7 @@ class CpuMeter:
         # Which is A's and which is B's matters to neither the norm nor the singular values.
         self._ready.append((part.product, other, gram))
         self._ready_bytes += other.nbytes + gram.nbytes
-        if self._ready_bytes > _SOLVE_BYTES:
+        if self._ready_bytes > _SOLVE_BYTES or len(self._ready) >= _SOLVE_PRODUCTS:
             self._solve()
 
     def _give_up(self, product: int) -> None:

@@ -15,7 +15,7 @@ from lora_registry.errors import Rejected
 from lora_registry.findings import has_error
 from lora_registry.numeric_report import NumericReport
 from lora_registry.safetensors_header import MAX_HEADER_BYTES, Header, parse_header
-from lora_workers.numeric.devices import DeviceName, device_label, open_device
+from lora_workers.numeric.devices import DeviceName, compute_errors, device_label, open_device
 from lora_workers.numeric.judgement import Judgement, judge
 from lora_workers.numeric.measures import Meter
 from lora_workers.numeric.meter import CpuMeter
@@ -48,6 +48,7 @@ class NumericChecks:
 
         Raises:
             Configuration: there is no such device.
+            ProcessUnfit: it cannot be opened.
         """
         device = self._device
 
@@ -58,7 +59,8 @@ class NumericChecks:
 
     @cached_property
     def _device(self) -> torch.device:
-        return open_device(self._name, index=self._index)
+        with compute_errors():
+            return open_device(self._name, index=self._index)
 
 
 class WeightsPass:
@@ -92,20 +94,31 @@ class WeightsPass:
         self._measuring: tuple[Plan, Meter, TensorStream] | None = None
 
     def feed(self, chunk: memoryview) -> None:
-        """Take the next bytes of the file; they may be overwritten as soon as this returns."""
+        """Take the next bytes of the file; they may be overwritten as soon as this returns.
+
+        Raises:
+            Transient: the device has no memory left, or (ProcessUnfit) failed.
+        """
         if self._is_idle:
             return
-        if self._measuring is None:
-            chunk = chunk[self._take_header(chunk) :]
-        if self._measuring is not None:
-            self._measuring[2].feed(chunk)
+        with compute_errors():
+            if self._measuring is None:
+                chunk = chunk[self._take_header(chunk) :]
+            if self._measuring is not None:
+                self._measuring[2].feed(chunk)
 
     def finish(self) -> NumericReport:
-        """The report; one without spectra if the structure is wrong or the file is not whole."""
+        """The report; one without spectra if the structure is wrong or the file is not whole.
+
+        Raises:
+            Transient: the device has no memory left, or (ProcessUnfit) failed.
+        """
         judged, bytes_read = Judgement(), 0
         if self._measuring is not None and self._measuring[2].is_complete:
             plan, meter, _ = self._measuring
-            judged, bytes_read = judge(plan, meter.finish(), serving_dtype=self._base.dtype), self._size_bytes
+            with compute_errors():
+                measures = meter.finish()
+            judged, bytes_read = judge(plan, measures, serving_dtype=self._base.dtype), self._size_bytes
         milliseconds = (time.perf_counter() - self._begun) * 1000
         return NumericReport(judged.findings, judged.families, judged.overflows, bytes_read, milliseconds, self._device)
 

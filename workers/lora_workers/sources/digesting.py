@@ -9,6 +9,8 @@ from typing import Self
 from lora_registry.artifacts import FileDigest
 from lora_registry.sources import Tap
 
+CHUNK_BYTES = 1 << 18
+"""How much a source reads at once: small beside a tensor, large beside what handing it to a second thread costs."""
 _WORTH_A_THREAD_BYTES = 1 << 16
 
 

@@ -8,23 +8,23 @@ compared with the descriptor that is then read.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_registry import file_codes, source_codes
-from lora_registry.adapter_files import check_files
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
 from lora_registry.code import Code
 from lora_registry.errors import Rejected, Transient
-from lora_registry.findings import has_error
-from lora_registry.sources import PinnedFile, PinnedSource, Tap
+from lora_registry.readiness import Readiness, check_digest
+from lora_registry.ready_marker import MAX_MARKER_BYTES
+from lora_registry.sources import Listing, PinnedFile, PinnedSource, Tap
 from lora_registry.tokenizer_maps import TOKENIZER_FILES
-from lora_workers.sources.digesting import ChunkDigest
+from lora_workers.sources.digesting import CHUNK_BYTES, ChunkDigest
 
-_CHUNK_BYTES = 1 << 20
 _MOST_NAMES = 10_000
 _REJECTED_ERRNO: dict[int, Code] = {
     errno.EACCES: source_codes.SOURCE_PERMISSION,
@@ -42,26 +42,39 @@ class LocalSource:
 
     Args:
         roots: absolute directories that adapters may lie in; none allows nothing.
+        readiness: when a directory counts as complete; by default it is rejected at once where it is not.
     """
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], *, readiness: Readiness | None = None) -> None:
         self._roots = tuple(os.path.realpath(root) for root in roots)
+        self._readiness = readiness or Readiness()
 
-    def resolve(self, url: str) -> PinnedSource:
+    def resolve(self, url: str, *, credential: str = "") -> PinnedSource:
         """Find and pin the two files of the adapter in directory `url` (an absolute path or `file://` URL).
 
         Raises:
             Rejected: outside the roots, missing, unreadable, or no adapter.
+            Deferred: not all of it is there yet, and the readiness grants it time.
             Transient: the file system failed.
         """
+        listing = self.list(url, credential=credential)
+        files = self._readiness.check(url, listing, lambda file: self.read(file, limit_bytes=MAX_MARKER_BYTES))
+        tokenizer = tuple(self._tokenizer(listing.files))
+        growing_s = self._readiness.deadline_s
+        return PinnedSource("file", files[CONFIG_FILE], files[WEIGHTS_FILE], tokenizer, may_grow_s=growing_s)
+
+    def list(self, url: str, *, credential: str = "") -> Listing:
+        """The files of a directory; each is pinned when it is asked for.
+
+        Raises:
+            Rejected: outside the roots, missing or unreadable.
+            Transient: the file system failed.
+        """
+        del credential  # the file system knows this process's user only
         directory = self._contained(url.removeprefix("file://"), subject=url)
         with _mapped(url), os.scandir(directory) as listing:
             names = [_as_text(entry.name) for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
-        findings = check_files(names)
-        if has_error(findings):
-            raise Rejected(f"{url} holds no adapter: {findings[0].message}", findings=tuple(findings))
-        config, weights = self._pin(directory, CONFIG_FILE), self._pin(directory, WEIGHTS_FILE)
-        return PinnedSource("file", config, weights, tuple(self._tokenizer(directory, names)))
+        return Listing(url, _Pins(names, lambda name: self._pin(directory, name)))
 
     def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
         """The whole of a small pinned file; one byte more than `limit_bytes` shows its reader that it is too large.
@@ -71,7 +84,10 @@ class LocalSource:
             Transient: the file system failed.
         """
         with _opened(file) as descriptor, _mapped(file.location):
-            return os.pread(descriptor, limit_bytes + 1, 0)
+            content = os.pread(descriptor, limit_bytes + 1, 0)
+        if len(content) == file.size_bytes:
+            check_digest(file, hashlib.sha256(content).hexdigest())
+        return content
 
     @contextmanager
     def ranged(self, file: PinnedFile) -> Iterator[Callable[[int, int], bytes]]:
@@ -91,20 +107,22 @@ class LocalSource:
             Rejected: it changed, while it was copied at the latest, or may not be read.
             Transient: the file system failed.
         """
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        buffer = memoryview(bytearray(CHUNK_BYTES))
         with _opened(file) as source, _mapped(file.location), Path(to).open("wb") as target, ChunkDigest(tap) as digest:
             while count := os.readv(source, [buffer]):
                 digest.update(buffer[:count])
                 target.write(buffer[:count])
             _check_pin(file, os.fstat(source))
-        return digest.result()
+        copied = digest.result()
+        check_digest(file, copied.sha256)
+        return copied
 
-    def _tokenizer(self, directory: str, names: Sequence[str]) -> Iterator[PinnedFile]:
+    def _tokenizer(self, files: Mapping[str, PinnedFile]) -> Iterator[PinnedFile]:
         """The tokenizer's files; one that may not be read is left out, since nothing of it is kept."""
         for name in TOKENIZER_FILES:
-            if name in names:
+            if name in files:
                 with suppress(Rejected):
-                    yield self._pin(directory, name)
+                    yield files[name]
 
     def _contained(self, path: str, *, subject: str) -> str:
         if not Path(path).is_absolute() or "\0" in path:
@@ -125,6 +143,28 @@ class LocalSource:
         if not readable:
             raise _rejected(source_codes.SOURCE_PERMISSION, name, actual=f"mode {stat.S_IMODE(found.st_mode):04o}")
         return PinnedFile(real, _version(found), found.st_size, name)
+
+
+class _Pins(Mapping[str, PinnedFile]):
+    """The files of a directory by name, each pinned when it is asked for: most of them nobody wants."""
+
+    def __init__(self, names: Sequence[str], pin: Callable[[str], PinnedFile]) -> None:
+        self._names = dict.fromkeys(names)
+        self._pin = pin
+
+    def __getitem__(self, name: str) -> PinnedFile:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._pin(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _as_text(name: str) -> str:

@@ -1,0 +1,181 @@
+"""Stable copies of adapters, which a training job makes for the workers to read: its own files may be gone by then.
+
+    <inbox>/<namespace.name>/<32 hex digits>/adapter_config.json  adapter_model.safetensors  …  _ADAPTER_READY.json
+
+The name of a copy comes from its bytes and from what is asked for, so the same request twice is one copy. It is written
+under a temporary name, synced, renamed, and marked as ready last; on an object store the marker alone is what is last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lora_registry import source_codes
+from lora_registry.adapter_files import check_files
+from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
+from lora_registry.code import Code
+from lora_registry.errors import Rejected, Transient
+from lora_registry.findings import has_error
+from lora_registry.ready_marker import MARKER_FILE, marker_text
+from lora_registry.tokenizer_maps import TOKENIZER_FILES
+
+TEMPORARY: Final = ".staging-"
+_CHUNK_BYTES = 1 << 20
+_READABLE_FILE = 0o644
+_READABLE_DIRECTORY = 0o755
+"""Workers are other users. Source: safetensors 0.8 writes mode 0600, tempfile 0700."""
+
+
+@dataclass(frozen=True)
+class AdapterCopy:
+    """An adapter that was copied to a directory of one's own, and what was copied.
+
+    Attributes:
+        directory: where it is.
+        files: name → digest and size of the two files, and of a tokenizer's beside them.
+    """
+
+    directory: Path
+    files: Mapping[str, FileDigest]
+
+    def marker(self) -> bytes:
+        """The bytes of its marker file."""
+        return marker_text({name: self.files[name] for name in (CONFIG_FILE, WEIGHTS_FILE)})
+
+    def key(self, request: Mapping[str, Any]) -> str:
+        """32 hex digits for these bytes and this request (plain JSON types)."""
+        content = {name: each.sha256 for name, each in self.files.items()}
+        described = json.dumps([request, content], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def copied(source: Path, *, below: Path | None = None) -> Iterator[AdapterCopy]:
+    """Copy the files of an adapter that are registered to a temporary directory, hashing and syncing them.
+
+    Args:
+        source: directory that save_pretrained wrote.
+        below: directory to make the temporary one in; None: the system's.
+
+    Raises:
+        Rejected: there is no adapter in `source`.
+        Transient: a file system failed.
+    """
+    with _file_errors(source):
+        names = sorted(entry.name for entry in source.iterdir())
+        if has_error(findings := check_files(names)):
+            raise Rejected(f"{source} holds no adapter: {findings[0].message}", findings=tuple(findings))
+        if below is not None:
+            below.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=below))
+    try:
+        with _file_errors(source):
+            wanted = [name for name in (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES) if name in names]
+            files = {name: _copy(source / name, directory / name) for name in wanted}
+            directory.chmod(_READABLE_DIRECTORY)
+            _sync(directory)
+        yield AdapterCopy(directory, files)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def place_copy(copy: AdapterCopy, target: Path) -> None:
+    """Rename a copy to `target`, in the same file system, and mark it as ready; one that is there already is kept.
+
+    Raises:
+        Transient: the file system failed.
+    """
+    with _file_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not _is_whole(copy, target):
+            shutil.rmtree(target)  # somebody damaged it: its name says what its bytes are
+        if not target.exists():
+            with suppress(FileExistsError):  # another process was faster with the same bytes
+                copy.directory.rename(target)
+            _sync(target.parent)
+        temporary = target / f"{TEMPORARY}{os.getpid()}"
+        temporary.write_bytes(copy.marker())
+        _sync(temporary, mode=_READABLE_FILE)
+        temporary.replace(target / MARKER_FILE)  # anew each time: its age tells when the copy was last wanted
+        _sync(target)
+
+
+def remove_copy(directory: Path) -> None:
+    """Remove a copy, marker first; one that is not there is fine."""
+    (directory / MARKER_FILE).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_old_copies(inbox: Path, *, older_than_s: float) -> int:
+    """Remove copies, and what killed jobs left of some, that nobody wanted for so long.
+
+    Returns:
+        Number of directories removed.
+
+    Raises:
+        Transient: the file system failed.
+    """
+    removed, before = 0, time.time() - older_than_s
+    with _file_errors(inbox):
+        for directory in [*inbox.glob(f"{TEMPORARY}*"), *inbox.glob("[!.]*/*")]:
+            with suppress(FileNotFoundError):
+                marker = directory / MARKER_FILE
+                if (marker if marker.exists() else directory).stat().st_mtime < before:
+                    remove_copy(directory)
+                    removed += 1
+    return removed
+
+
+def _is_whole(copy: AdapterCopy, target: Path) -> bool:
+    sizes = {name: (target / name).stat().st_size for name in copy.files if (target / name).is_file()}
+    return sizes == {name: each.size_bytes for name, each in copy.files.items()}
+
+
+def _copy(source: Path, target: Path) -> FileDigest:
+    sha256, size = hashlib.sha256(), 0
+    with source.open("rb") as read, target.open("wb") as written:
+        while chunk := read.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            size += len(chunk)
+            written.write(chunk)
+        written.flush()
+        os.fchmod(written.fileno(), _READABLE_FILE)
+        os.fsync(written.fileno())
+    return FileDigest(sha256.hexdigest(), size)
+
+
+def _sync(path: Path, *, mode: int | None = None) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _file_errors(subject: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _rejected(source_codes.SOURCE_NOT_FOUND, subject) from error
+    except PermissionError as error:
+        raise _rejected(source_codes.SOURCE_PERMISSION, subject) from error
+    except OSError as error:
+        raise Transient(f"{error.filename or subject}: {error.strerror or error}") from error
+
+
+def _rejected(code: Code, subject: Path) -> Rejected:
+    finding = code.finding(str(subject))
+    return Rejected(f"{subject}: {finding.message}", findings=(finding,))

@@ -1,0 +1,221 @@
+"""What the senders of webhooks delivered, and what became of it: the history of each hook, bounded and expiring."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import redis
+
+from lora_registry import scripts
+from lora_registry.code import Code
+from lora_registry.connection import command
+from lora_registry.errors import NotFound, QueueFull
+from lora_registry.hook_events import LONGEST_WAIT, HookEvent
+from lora_registry.keys import Keys
+from lora_registry.settings import Settings
+
+_US_PER_S: Final = 1_000_000
+_BODY_LENGTH: Final = 65_536
+"""Characters of a body that are kept; a longer one is not kept at all, since half of it could not be read again."""
+
+
+class Verdict(StrEnum):
+    """What a hook made of a delivery."""
+
+    QUEUED = "queued"
+    IGNORED = "ignored"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The answer to a delivery.
+
+    Attributes:
+        delivery_id: the sender's id of it, or one that it was given here.
+        verdict: what was made of it.
+        reason: why, unless it is queued.
+    """
+
+    delivery_id: str
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One delivery in the history.
+
+    Attributes:
+        id: the sender's id of it, or one that it was given here; empty for a refused one.
+        at_s: when it came last, in seconds since 1970 by the server's clock.
+        verdict, reason: what was made of it, and why.
+        times: how often it came.
+        registrations: ids of the registrations that it led to, alone or with others of one burst.
+        body: what was sent, without secrets; empty if it is too old or too long to be kept, or was refused.
+    """
+
+    id: str
+    at_s: float
+    verdict: Verdict
+    reason: str = ""
+    times: int = 1
+    registrations: tuple[str, ...] = ()
+    body: str = field(default="", repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `hooks show --json` prints: plain JSON types only."""
+        return {
+            "id": self.id,
+            "at_s": self.at_s,
+            "verdict": self.verdict.value,
+            "reason": self.reason,
+            "times": self.times,
+            "registrations": list(self.registrations),
+        }
+
+
+class HookDeliveries:
+    """Typed access to the deliveries of all hooks."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._redis = client
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+
+    def hear(
+        self,
+        hook: str,
+        delivery_id: str,
+        events: Sequence[HookEvent],
+        *,
+        reason: str = "",
+        body: str = "",
+        again: bool = False,
+    ) -> Heard:
+        """Record an authentic delivery and make pending what it asks for: one script.
+
+        A delivery whose registrations went well or are on their way is dropped when it comes again; one of whose
+        registrations failed asks again.
+
+        Args:
+            hook: name of the hook.
+            delivery_id: the sender's id; empty if it sent none.
+            events: what it asks for; the last one about an origin counts.
+            reason: why it asks for nothing.
+            body: what was sent, without secrets.
+            again: ask in any case.
+
+        Raises:
+            QueueFull: too much is pending; nothing was recorded.
+            RedisUnavailable: the server is out of reach.
+        """
+        delivery_id = delivery_id[:200] or f"none-{secrets.token_hex(8)}"
+        keys, settings = self._keys, self._settings
+        reference = _reference(hook, delivery_id)
+        origins = {each.origin: each for each in events}
+        answer = scripts.call(
+            self._redis,
+            "hear",
+            keys=[
+                keys.delivery(reference),
+                keys.deliveries(hook),
+                keys.pending_origins,
+                *(key for origin in origins for key in (keys.origin(origin), keys.waiting(origin))),
+            ],
+            args=[
+                keys.prefix,
+                reference,
+                settings.retention_s,
+                settings.max_queued_events,
+                settings.hook_history,
+                int(again),
+                reason[:500],
+                delivery_id,
+                body if len(body) <= _BODY_LENGTH else "",
+                *(part for origin, each in origins.items() for part in _arguments(origin, each)),
+            ],
+        )
+        if answer[0] == "full":
+            raise QueueFull
+        return Heard(delivery_id, Verdict(answer[0]), answer[1])
+
+    def note_refusal(self, hook: str, code: Code, reason: str) -> None:
+        """Note that a delivery was refused, and nothing else of it.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        settings = self._settings
+        scripts.call(
+            self._redis,
+            "note_refusal",
+            keys=[self._keys.refusals(hook)],
+            args=[code.code, reason[:500], settings.hook_history, settings.retention_s],
+        )
+
+    def history(self, hook: str) -> list[Delivery]:
+        """The authentic deliveries that are kept, newest first.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        references = command(self._redis, "LRANGE", self._keys.deliveries(hook), 0, -1)
+        stored = (command(self._redis, "HGETALL", self._keys.delivery(each)) for each in references)
+        return [_parse(fields) for fields in stored if fields]
+
+    def refusals(self, hook: str) -> list[Delivery]:
+        """The refused deliveries that are kept, newest first; each has a reason and nothing else.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        stored = [json.loads(each) for each in command(self._redis, "LRANGE", self._keys.refusals(hook), 0, -1)]
+        return [
+            Delivery("", each["at"] / _US_PER_S, Verdict.REFUSED, f"{each['code']}: {each['reason']}")
+            for each in stored
+        ]
+
+    def delivery(self, hook: str, delivery_id: str) -> Delivery:
+        """One delivery.
+
+        Raises:
+            NotFound: there is none of that id (any more).
+            RedisUnavailable: the server is out of reach.
+        """
+        fields = command(self._redis, "HGETALL", self._keys.delivery(_reference(hook, delivery_id)))
+        if not fields:
+            raise NotFound(
+                f"hook {hook!r} has no delivery {delivery_id[:200]!r}",
+                remedy=f"List them with `lora-registry hooks show {hook}`.",
+            )
+        return _parse(fields)
+
+
+def _reference(hook: str, delivery_id: str) -> str:
+    """How the key of a delivery ends: ids are the sender's, of any form."""
+    return f"{hook}:{hashlib.sha256(delivery_id.encode()).hexdigest()[:32]}"
+
+
+def _arguments(origin: str, event: HookEvent) -> tuple[str | int, ...]:
+    quiet_us = int(event.quiet_s * _US_PER_S)
+    return (origin, event.event.model_dump_json(), event.content, event.order, quiet_us, quiet_us * LONGEST_WAIT)
+
+
+def _parse(fields: dict[str, str]) -> Delivery:
+    return Delivery(
+        id=fields["id"],
+        at_s=int(fields["at"]) / _US_PER_S,
+        verdict=Verdict(fields["verdict"]),
+        reason=fields.get("refusal") or fields["reason"],
+        times=int(fields["times"]),
+        registrations=tuple(value for name, value in sorted(fields.items()) if name.startswith("registration:")),
+        body=fields.get("body", ""),
+    )

@@ -1,0 +1,95 @@
+"""`lora-registry token …` and `lora-registry namespace …`, on a real server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lora_registry.policies import Policies
+from lora_registry.tokens import Tokens, find_token
+from lora_workers.cli.app import app
+from tests.helpers.registry import Registry
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command line on the test's registry."""
+    monkeypatch.setenv("LORA_REGISTRY_REDIS_URL", registry.settings.redis_url)
+    monkeypatch.setenv("LORA_REGISTRY_KEY_PREFIX", registry.settings.key_prefix)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments), prog_name="lora-registry")
+
+
+def test_a_token_is_shown_once_and_works_until_it_is_revoked(registry: Registry, run: Run) -> None:
+    """Its secret is in the answer of `create` and nowhere else: not in the list, not in Redis."""
+    tokens = Tokens(registry.client, registry.settings)
+    scopes = ("--scope", "publish", "--scope", "read")
+    created = run("token", "create", *scopes, "--namespace", "team", "--expires-days", "7", "--json")
+    shown = json.loads(created.stdout)
+    assert find_token(shown["token"], tokens.all(), now_s=time.time())
+    assert find_token(shown["token"], tokens.all(), now_s=time.time() + 8 * 86_400) is None
+    hidden = shown["token"].rpartition("_")[2]
+    listed = run("token", "list")
+    assert shown["id"] in listed.stdout
+    assert "publish read" in listed.stdout
+    assert hidden not in listed.stdout + run("token", "list", "--json").stdout
+    assert hidden not in str(registry.client.hgetall(registry.keys.tokens))
+    assert run("token", "revoke", shown["id"]).exit_code == 0
+    assert tokens.all() == {}
+    gone = run("token", "revoke", shown["id"])
+    assert gone.exit_code == 2
+    assert "NOT_FOUND" in gone.stderr
+
+
+def test_the_plain_form_prints_the_token_on_a_line_of_its_own(registry: Registry, run: Run) -> None:
+    """`create | head -1` is the token."""
+    printed = run("token", "create", "--scope", "admin", "--namespace", "*").stdout.splitlines()[0]
+    assert find_token(printed, Tokens(registry.client, registry.settings).all(), now_s=time.time())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("token", "create", "--scope", "publish"),
+        ("token", "create", "--namespace", "team"),
+        ("token", "create", "--scope", "everything", "--namespace", "team"),
+        ("token", "create", "--scope", "read", "--namespace", "No Name"),
+        ("namespace", "set", "team"),
+        ("namespace", "set", "team", "--source", "s3://"),
+        ("namespace", "set", "team", "--source", "s3://bucket=not a name"),
+        ("namespace", "set", "v1", "--any-source"),
+        ("namespace", "set", "team", "--any-source", "--max-bytes", "-1"),
+        ("namespace", "show", "nobody"),
+        ("namespace", "remove", "nobody"),
+    ],
+)
+def test_wrong_usage_makes_nothing(registry: Registry, run: Run, arguments: tuple[str, ...]) -> None:
+    """Exit code 2 and a line that says why, without a traceback."""
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert "Traceback" not in refused.output
+    assert registry.client.exists(registry.keys.tokens, registry.keys.policies) == 0
+
+
+def test_a_policy_is_set_shown_listed_and_removed(registry: Registry, run: Run) -> None:
+    """With prefixes, credentials and quotas, and what of them is used."""
+    arguments = ("--source", "s3://bucket/team=minio", "--source", "hf://org", "--max-adapters", "3")
+    assert run("namespace", "set", "team", *arguments).exit_code == 0
+    registry.register("bot", content="one", namespace="team")
+    shown = json.loads(run("namespace", "show", "team", "--json").stdout)
+    assert shown["sources"] == [
+        {"prefix": "s3://bucket/team", "credential": "minio"},
+        {"prefix": "hf://org", "credential": ""},
+    ]
+    assert (shown["quotas"]["adapters"], shown["usage"]["adapters"], shown["usage"]["bytes"]) == (3, 1, 4096)
+    plain = run("namespace", "show", "team").stdout
+    assert "s3://bucket/team with credential minio" in plain
+    assert "team" in run("namespace", "list").stdout
+    assert json.loads(run("namespace", "list", "--json").stdout)[0]["namespace"] == "team"
+    assert run("namespace", "remove", "team").exit_code == 0
+    assert Policies(registry.client, registry.settings).all() == {}

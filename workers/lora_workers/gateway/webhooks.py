@@ -1,0 +1,125 @@
+"""POST /v1/webhooks/{hook}: what senders call. It answers when what they ask for is in Redis, and not before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+import redis
+from fastapi import APIRouter, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from lora_registry import hook_codes
+from lora_registry.hook_deliveries import Heard, Verdict
+from lora_registry.settings import Settings
+from lora_workers.gateway.bodies import read_body
+from lora_workers.gateway.documentation import problems
+from lora_workers.gateway.problems import HttpProblem
+from lora_workers.hooks.configuration import load_hooks
+from lora_workers.hooks.fetching import AwsFetcher
+from lora_workers.hooks.intake import Clock, Fetcher, Intake
+from lora_workers.hooks.refusals import Refused
+from lora_workers.hooks.request import HookRequest
+
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "What a sender of the hook's kind sends.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}
+
+
+class HeardView(BaseModel):
+    """What a sender is told of its delivery."""
+
+    delivery_id: Annotated[str, Field(description="The sender's id of it, or one that it was given here.")]
+    verdict: Verdict
+    reason: Annotated[str, Field(description="Why it is ignored, or a duplicate.")]
+
+
+def hook_router(
+    settings: Settings, client: redis.Redis, *, fetcher: Fetcher | None = None, clock: Clock = time.time
+) -> APIRouter:
+    """The route of all hooks.
+
+    Args:
+        settings: the registry's settings.
+        client: connection to the registry's server, used in threads.
+        fetcher: gets certificates of Amazon SNS; None: over https.
+        clock: the time, in seconds since 1970, that signed timestamps are compared with.
+
+    Raises:
+        Configuration: the hooks file is wrong, or a secret is missing.
+    """
+    hooks = load_hooks(settings.hooks_file)
+    intake = Intake(hooks, client, settings, fetcher=fetcher or AwsFetcher(), clock=clock)
+    router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+    @router.post(
+        "/{hook}",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=HeardView,
+        summary="Deliver to a hook",
+        openapi_extra=_BODY,
+        responses={
+            202: {"description": "What the delivery asks for is queued durably."},
+            200: {"model": HeardView, "description": "It asks for nothing new: it is ignored, or a duplicate."},
+            **problems(400, 401, 403, 404, 408, 413, 422, 503),
+        },
+    )
+    async def deliver(hook: Annotated[str, Path(examples=["hub"])], request: Request) -> Response:
+        """Take a delivery. It is proved by what its kind of sender has: a secret, a signature or a bearer token."""
+        try:
+            intake.check_known(hook)
+            body = await _read_body(request, hook, intake, limit_bytes=settings.hook_max_body_bytes)
+            asked = HookRequest(_joined(request.headers.items()), body)
+            return _answer(await run_in_threadpool(intake.take, hook, asked))
+        except Refused as error:
+            raise _problem(error) from error
+
+    return router
+
+
+async def _read_body(request: Request, hook: str, intake: Intake, *, limit_bytes: int) -> bytes:
+    """The whole body; one that is too long is refused by the hook.
+
+    Raises:
+        Refused: it is longer than `limit_bytes`.
+        HttpProblem: it does not come (408).
+    """
+    try:
+        return await read_body(request, limit_bytes=limit_bytes)
+    except HttpProblem as problem:
+        if problem.status is not HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            raise
+    refusal = Refused(hook_codes.HOOK_TOO_LARGE)
+    await run_in_threadpool(intake.note, hook, refusal)
+    raise refusal
+
+
+def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Headers by name; one that came twice is as good as one with both values, and so proves nothing."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def _answer(heard: Heard) -> Response:
+    status = HTTPStatus.ACCEPTED if heard.verdict is Verdict.QUEUED else HTTPStatus.OK
+    view = HeardView(delivery_id=heard.delivery_id, verdict=heard.verdict, reason=heard.reason)
+    return Response(view.model_dump_json(), status.value, media_type="application/json")
+
+
+def _problem(refused: Refused) -> HttpProblem:
+    headers = {
+        HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {"Connection": "close"},
+        HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "1"},
+    }.get(refused.status, {})
+    return HttpProblem(refused.status, refused.why.code, refused.message, remedy=refused.remedy, headers=headers)

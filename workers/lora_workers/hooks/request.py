@@ -1,0 +1,69 @@
+"""A request as a hook sees it: headers and the raw bytes of the body, which are what was signed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lora_registry.strict_json import StrictJsonError, load_object
+from lora_workers.hooks.refusals import malformed
+
+_KEPT: Final = ("content-type", "webhook-id", "x-mlflow-delivery-id", "x-amz-sns-message-type")
+_SECRET_FIELD: Final = re.compile(
+    r'("[^"\\]{0,60}(?:token|secret|password|opaquedata|api_?key)"\s*:\s*)"(?:[^"\\]|\\.)*"', re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class HookRequest:
+    """One request.
+
+    Attributes:
+        headers: by their names in lower case.
+        body: the bytes that came.
+    """
+
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def header(self, name: str) -> str:
+        """A header's value, or the empty string."""
+        return self.headers.get(name, "")
+
+    def json(self) -> dict[str, Any]:
+        """The body as JSON.
+
+        Raises:
+            Refused: it is no JSON object.
+        """
+        return parse_json(self.body)
+
+    def to_text(self, secrets: Iterable[str]) -> str:
+        """What is kept of the request to read it again: no secret, no signature."""
+        body = self.body.decode("utf-8", errors="replace")
+        for secret in secrets:
+            body = body.replace(secret, "***")
+        body = _SECRET_FIELD.sub(r'\1"***"', body)
+        headers = {name: value for name, value in self.headers.items() if name in _KEPT or name.startswith("ce-")}
+        return json.dumps({"headers": headers, "body": body}, ensure_ascii=False)
+
+    @classmethod
+    def from_text(cls, text: str) -> HookRequest:
+        """The inverse of `to_text`."""
+        kept = json.loads(text)
+        return cls(kept["headers"], kept["body"].encode())
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`.
+
+    Raises:
+        Refused: it is none.
+    """
+    try:
+        return load_object(body)
+    except StrictJsonError as error:
+        raise malformed(str(error)) from error

@@ -65,6 +65,15 @@ def test_idle_heartbeat_is_one_command_and_two_accesses(registry: Registry) -> N
     assert sent == {"evalsha": 10, "time": 10, "hmget": 10, "zadd": 10, "info": 1}
 
 
+def test_news_of_a_node_is_one_command(registry: Registry) -> None:
+    """What changed is said at once, without asking first whether the registry knows it."""
+    nodes = join(registry)
+    nodes.heartbeat(make_info(), digests=[])
+    before = calls(registry)["evalsha"]
+    nodes.heartbeat(make_info(slots=8), digests=[])
+    assert calls(registry)["evalsha"] == before + 1
+
+
 def calls(registry: Registry) -> dict[str, int]:
     """How often the server ran each command, by the server's own count."""
     stats = registry.client.info("commandstats")

@@ -21,7 +21,6 @@ from lora_registry import source_codes
 from lora_registry.errors import Configuration, Rejected
 from lora_registry.strict_json import StrictJsonError, load_object
 
-
 ARTIFACT_STORE: Final = "artifact-store"
 ADAPTER_INBOX: Final = "adapter-inbox"
 

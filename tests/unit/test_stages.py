@@ -481,7 +481,7 @@ def test_what_validate_leaves_can_be_published(store: MemoryStore) -> None:
 @pytest.mark.parametrize(
     ("found", "recorded"),
     [("memory://adapter@0123", ("memory://adapter@0123", URL)), (URL, (URL, "")), ("", (URL, ""))],
-    ids=["with the commit", "as asked for", "local"],
+    ids=["with the commit", "as asked for", "not kept"],
 )
 def test_a_version_says_where_its_bytes_were_found(store: MemoryStore, found: str, recorded: tuple[str, str]) -> None:
     """A branch moves on: the record has the commit that was pinned, and beside it what was asked for."""

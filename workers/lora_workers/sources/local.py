@@ -60,14 +60,8 @@ class LocalSource:
         listing = self.list(url, credential=credential)
         files = self._readiness.check(url, listing, lambda file: self.read(file, limit_bytes=MAX_MARKER_BYTES))
         tokenizer = tuple(self._tokenizer(listing.files))
-        return PinnedSource(
-            "file",
-            files[CONFIG_FILE],
-            files[WEIGHTS_FILE],
-            tokenizer,
-            url=listing.url,
-            may_grow_s=self._readiness.deadline_s,
-        )
+        growing_s = self._readiness.deadline_s
+        return PinnedSource("file", files[CONFIG_FILE], files[WEIGHTS_FILE], tokenizer, may_grow_s=growing_s)
 
     def list(self, url: str, *, credential: str = "") -> Listing:
         """The files of a directory; each is pinned when it is asked for.

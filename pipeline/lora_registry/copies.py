@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -99,7 +100,7 @@ def place_copy(copy: AdapterCopy, target: Path) -> None:
         Transient: the file system failed.
     """
     with _file_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make(target.parent)
         if target.exists() and not _is_whole(copy, target):
             shutil.rmtree(target)  # somebody damaged it: its name says what its bytes are
         if not target.exists():
@@ -137,6 +138,16 @@ def remove_old_copies(inbox: Path, *, older_than_s: float) -> int:
                     remove_copy(directory)
                     removed += 1
     return removed
+
+
+def _make(directory: Path) -> None:
+    """Make a directory as open as the one that it is in: other users' jobs put copies of the same namespace there."""
+    if directory.is_dir():
+        return
+    _make(directory.parent)
+    with suppress(FileExistsError):
+        directory.mkdir()
+        directory.chmod(stat.S_IMODE(directory.parent.stat().st_mode))
 
 
 def _is_whole(copy: AdapterCopy, target: Path) -> bool:

@@ -339,11 +339,7 @@ def test_a_resync_under_the_role_of_the_gateway(server: Server, tmp_path: Path, 
     """Asking for what is new, recalling what is known and noting what cannot be had need no more than that role has."""
     repo = f"acme/{unique()}"
     hub_server.commit(repo, {"adapter_config.json": b"{}"})
-    watched = {
-        "kind": "huggingface",
-        "watch": [f"hf://{repo}", "hf://acme/not-there"],
-        "rules": hooks.RULES["hub"]["rules"],
-    }
+    watched = hooks.RULES["hub"] | {"secrets": [], "watch": [f"hf://{repo}", "hf://acme/not-there"]}
     hooks_file = hooks.write_hooks(tmp_path / "hooks.json", {"hub": watched})
     changes = {"hooks_file": hooks_file, "hook_quiet_s": 0.05, "hub_endpoint": hub_server.endpoint}
     settings = make_settings(server.url("gateway"), tmp_path, resync_interval_s=0.1, **changes)

@@ -310,6 +310,14 @@ def test_the_process_lives_through_whatever_is_away(registry: Registry) -> None:
     failing.end()
 
 
+def test_a_round_ends_early_when_the_process_is_to_end(registry: Registry) -> None:
+    """A long round does not keep a process from its end; what was seen until then is queued."""
+    rounds, shelf = shelved(registry, a=A, b=B, c=A)
+    rounds.resync.once(is_over=lambda: len(shelf.asked) == 2)
+    assert shelf.asked == ["acme/a", "acme/b"]
+    assert rounds.end() == 2
+
+
 # Real stores
 
 

@@ -53,7 +53,7 @@ def up(
     require(*(["workers"] if redis_url else ["workers", "embedded"]), *(["gateway"] if gateway else []))
     start_logging(log_level)
     staffing = Staffing(
-        workers, validate_workers or workers, log_level, gateway_port=gateway, with_resync=_has_watches(load_settings())
+        workers, validate_workers or workers, log_level, gateway_port=gateway, with_resync=has_watches(load_settings())
     )
     with ExitStack() as held:
         directory = held.enter_context(data_directory(data.expanduser().absolute()))
@@ -91,7 +91,7 @@ def _settings_for_up(redis_url: str | None, directory: Path, source_root: list[P
     return settings.model_copy(update={"artifact_store": str(store)})
 
 
-def _has_watches(settings: Settings) -> bool:
+def has_watches(settings: Settings) -> bool:
     """Whether a hook watches a place."""
     if settings.hooks_file is None:
         return False

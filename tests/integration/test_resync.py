@@ -399,6 +399,18 @@ def test_the_hubs_rate_limit_is_respected(with_stores: Registry, hub_server: Hub
     rounds.end()
 
 
+def test_a_listing_that_is_limited_does_not_sleep(with_stores: Registry, hub_server: HubServer) -> None:
+    """The Hub asks to wait for minutes: other hooks, and the signal to end, do not wait with it."""
+    owner = unique("owner")
+    hub_server.commit_directory(f"{owner}/bot", ADAPTER)
+    rounds = Round(with_stores, hub_hook(f"hf://{owner}/*"))
+    hub_server.limit_rate(1, retry_after_s=600)
+    assert rounds.sights() == ["unreachable"]
+    rounds.now_s = 601.0
+    assert rounds.sights() == ["queued"]
+    rounds.end()
+
+
 @pytest.mark.parametrize("bucket", [VERSIONED, UNVERSIONED])
 def test_a_bucket_is_looked_through(with_stores: Registry, s3_server: S3Server, bucket: str) -> None:
     """Every directory with a marker below the prefix; rewriting it is new content; its notification is known."""

@@ -11,9 +11,11 @@ import pytest
 
 from lora_registry.artifacts import WEIGHTS_FILE
 from lora_registry.lifecycle import Lifecycle
+from lora_registry.marks import Marks
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
+from lora_workers.garbage import GarbageCollection
 from tests.helpers.keys import leaked_keys
 from tests.helpers.node_stand import (
     StoringRegistry,
@@ -67,7 +69,7 @@ def test_a_newer_version_replaces_the_old_one_after_the_drain_time(
         new = registry.publish_version(content="two")
         registry.wait_for(new.served_name, NodeState.ROUTABLE)
         assert links(options).keys() == {old.served_name, new.served_name}
-        registry.wait_for(old.served_name, NodeState.FETCHED)
+        registry.wait_for(old.served_name, NodeState.RETIRED)
         assert links(options).keys() == {new.served_name}
         assert (options.cache / "sha256" / old.digest.removeprefix("sha256:")).is_dir()
 
@@ -103,6 +105,37 @@ def test_a_retired_version_is_unloaded_and_said_to_be_gone(
         registry.wait_for(record.served_name, NodeState.RETIRED)
         assert links(options) == {}
         assert list((options.cache / "served").iterdir()) == []
+
+
+def test_an_artifact_is_collected_when_no_node_lists_it_any_more(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Retired and still draining: the collection leaves it alone; once it is unloaded it goes."""
+    options = make_options(tmp_path, drain_s=1.0)
+    brief = settings.model_copy(update={"heartbeat_s": 0.1})
+
+    def collect() -> list[str]:
+        marks = Marks(registry.client, settings)
+        held = registry.nodes.digests_in_use
+        return (
+            GarbageCollection(registry.store, catalog=registry.catalog, marks=marks, in_use=held, grace_s=0)
+            .run(allow_all=True)
+            .removed
+        )
+
+    with running_agent(options, brief):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: registry.nodes.digests_in_use() == {record.digest}, what="the digest in the heartbeat")
+        Lifecycle(registry.client, settings).retire_adapter(BOT)
+        other = registry.publish_version("other", content="other")
+        wait_until(lambda: other.digest in registry.nodes.digests_in_use(), what="a heartbeat after the retirement")
+        assert collect() == []
+        assert record.served_name in links(options)
+        registry.wait_for(record.served_name, NodeState.RETIRED)
+        wait_until(lambda: registry.nodes.digests_in_use() == {other.digest}, what="a heartbeat without the digest")
+        assert collect() == [record.digest]
+        assert registry.store.digests() == [other.digest]
 
 
 def test_an_engine_that_lost_its_adapters_gets_them_back(

@@ -53,7 +53,10 @@ _FETCHES_AT_ONCE: Final = 4
 _BUSY_LOOK_S: Final = 0.5
 _LONGEST_DRAIN: Final = 20
 """So many drain times: then an adapter is unloaded even if requests for it never end."""
+_PATIENCE: Final = 3
+"""What may pass is acknowledged as failed when it came so often in a row: a promotion takes that for the last word."""
 _UP: Final = frozenset({NodeState.LOADED, NodeState.ROUTABLE})
+_NOT_ON_THE_WAY: Final = frozenset({None, NodeState.FAILED, NodeState.SKIPPED, NodeState.RETIRED})
 
 
 class Agent:
@@ -90,6 +93,7 @@ class Agent:
         self._has_joined = False
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
+        self._wished: frozenset[str] = frozenset()
         self._fetching: set[str] = set()
         self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
@@ -208,7 +212,7 @@ class Agent:
         self._engine_failures += 1
         if self._engine_failures == 1:
             logger.warning("%s", failure.message)
-        for name in self._acks.known if self._engine_failures > 1 else ():
+        for name in self._acks.known if self._engine_failures >= _PATIENCE else ():
             if self._acks.state(name) in _UP:
                 self._acks.fail(name, failure)
         self._confirmed.clear()
@@ -231,7 +235,6 @@ class Agent:
         busy = self._driver.busy() if is_up and is_asked else frozenset()
         return Situation(
             wishes=wishes,
-            published=frozenset(record.served_name for record in view.versions.values()),
             listed=listed,
             ready=frozenset(wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)),
             path_of=lambda digest: str(self._cache.path(digest)),
@@ -249,9 +252,14 @@ class Agent:
         )
 
     def _notice_wishes(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
-        for wish in wishes:
-            if self._acks.state(wish.name) is None:
-                self._acks.say(wish.name, NodeState.SEEN)
+        """Begin anew with what is wanted since now, whatever became of it when it was wanted before."""
+        wished = frozenset(wish.name for wish in wishes)
+        for name in wished - self._wished:
+            self._resting.pop(name, None)
+            self._failures.pop(name, None)
+            if self._acks.state(name) in _NOT_ON_THE_WAY:
+                self._acks.say(name, NodeState.SEEN)
+        self._wished = wished
         held = {f"sha256:{Path(path).name}" for name, path in listed.items() if path and self._is_ours(name, path)}
         digests = frozenset({wish.record.digest for wish in wishes} | held)
         if digests != self._digests:
@@ -310,8 +318,7 @@ class Agent:
         self._unloaded.add(name)
         self._confirmed.discard(name)
         self._leaving.pop(name, None)
-        view = self._view
-        if view and name not in {record.served_name for record in view.versions.values()}:
+        if name not in self._wished:
             self._say(name, NodeState.RETIRED)
         elif self._acks.state(name) in _UP:
             self._acks.say(name, NodeState.FETCHED)
@@ -329,7 +336,8 @@ class Agent:
 
     def _say(self, name: str, state: NodeState) -> None:
         if state is NodeState.RETIRED:
-            self._cache.forget(name)
+            if not self._is_published(name):
+                self._cache.forget(name)
             for kept in (self._resting, self._failures, self._refusals):
                 kept.pop(name, None)
         if state is NodeState.RESOLVABLE and self._options.eager:
@@ -337,6 +345,9 @@ class Agent:
             self._acks.say(name, NodeState.SKIPPED, slots_taken.code, f"{slots_taken.cause} {slots_taken.remedy}")
         else:
             self._acks.say(name, state)
+
+    def _is_published(self, name: str) -> bool:
+        return self._view is not None and any(name == each.served_name for each in self._view.versions.values())
 
     def _try(self, name: str, work: Callable[[], None]) -> None:
         try:
@@ -349,7 +360,9 @@ class Agent:
         count = self._failures[name] = self._failures.get(name, 0) + 1
         pause_s = min(options.retry_max_s, options.retry_first_s * 2.0 ** (count - 1))
         self._resting[name] = time.monotonic() + (pause_s if failure.may_pass else options.retry_refused_s)
-        if name in self._acks.known:
+        if failure.may_pass and count < _PATIENCE:
+            logger.info("%s: %s, again in %g s: %s", name, failure.code, pause_s, failure.message)
+        elif name in self._acks.known:
             self._acks.fail(name, failure)
 
     # Fetching, in threads of its own: a large artifact delays no other
@@ -386,6 +399,6 @@ class Agent:
             self._fetching.discard(record.digest)
             if failure:
                 self._fail(record.served_name, failure)
-            elif self._acks.state(record.served_name) not in _UP:
+            elif record.served_name in self._wished and self._acks.state(record.served_name) not in _UP:
                 self._failures.pop(record.served_name, None)
                 self._acks.say(record.served_name, NodeState.FETCHED)

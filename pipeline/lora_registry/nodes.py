@@ -5,8 +5,8 @@ started again begins anew.
 
     eager   seen → fetched → loaded → routable          lazy   seen → fetched → resolvable
 
-or `failed` and `skipped`, with a code and a reason; `retired` once it is unloaded and not wanted any more. A node may go
-back (an engine that restarts goes from routable to fetched) and may leave out a step that it passed, since an
+or `failed` and `skipped`, with a code and a reason; `retired` once it is unloaded and not wanted any more. A node may
+go back (an engine that restarts goes from routable to fetched) and may leave out a step that it passed, since an
 acknowledgement can be lost with a server. What failed, was skipped or retired is not served unless it was seen or
 fetched again: a node says `seen` each time it begins to want a version. Whoever waits takes `failed` for the last word,
 so a node tries again what may pass in a moment before it says that.

@@ -11,8 +11,9 @@ import pytest
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
+from tests.helpers.adapters import make_base
 from tests.helpers.node_stand import StoringRegistry, make_options, running_agent, said_of
-from tests.helpers.registry import Registry
+from tests.helpers.registry import BASE, Registry
 from tests.helpers.sglang_server import SglangServer, sglang_server
 from tests.helpers.waiting import wait_until
 
@@ -127,6 +128,36 @@ def test_a_refusal_is_said_in_the_engines_words_and_not_repeated_at_once(
         other = registry.publish_version("other", content="other")
         registry.wait_for(other.served_name, NodeState.FAILED)
         assert engine.calls.count("/load_lora_adapter") == loads + 1
+
+
+def test_an_engine_on_another_base_is_given_nothing(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """The node says which base the engine serves; once the registry knows that name, too, everything is loaded."""
+    base = make_base(name=BASE).model_copy(update={"source": "hf://acme/tiny-llama@main"})
+    registry.catalog.add_base(base)
+    engine.model_path = "acme/tiny-llama-instruct"
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        ack = registry.wait_for(record.served_name, NodeState.SKIPPED)
+        assert ack.code == "NODE_OTHER_BASE"
+        assert "serves acme/tiny-llama-instruct, not acme/tiny-llama." in ack.reason
+        assert "/load_lora_adapter" not in engine.calls
+        registry.catalog.add_base(base.model_copy(update={"also_known_as": (engine.model_path,)}))
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_an_operator_may_say_that_any_base_is_right(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """With `--any-base` names are not compared."""
+    registry.catalog.add_base(make_base(name=BASE).model_copy(update={"source": "hf://acme/tiny-llama"}))
+    engine.model_path = "acme/another"
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url, any_base=True)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
 def test_an_unhealthy_engine_is_waited_for(

@@ -4,6 +4,7 @@ agent             the loop beside an engine: follow, fetch, load, read back, ack
 plan              what to do next, from what is wanted and what is; no I/O
 wishes            which versions a node wants, and which of them its engine is to hold
 judging           what the node is, and what its engine is not to be given
+same_base         whether the engine serves the base model that it should
 failures          why a version is not served
 cache             artifacts on the node's disk, by digest
 acknowledgements  what was said to the registry, and what is still to say while it is out of reach

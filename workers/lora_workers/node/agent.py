@@ -18,9 +18,9 @@ from typing import Final
 
 from lora_registry import node_codes as codes
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog import Catalog, VersionRecord
 from lora_registry.connection import connect
-from lora_registry.errors import RedisUnavailable, RegistryError
+from lora_registry.errors import NotFound, RedisUnavailable, RegistryError
 from lora_registry.nodes import NodeInfo, NodeRegistry, NodeState
 from lora_registry.selection import parse_selector, wanted_by
 from lora_registry.settings import Settings
@@ -45,6 +45,7 @@ from lora_workers.node.plan import (
     next_look_s,
     plan,
 )
+from lora_workers.node.same_base import why_another_base
 from lora_workers.node.wishes import Wish, wishes_of
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Agent:
         self._driver = driver
         self._origin = origin
         client = connect(settings.redis_url, name="lora-node")
-        self._nodes = NodeRegistry(client, settings)
+        self._nodes, self._catalog = NodeRegistry(client, settings), Catalog(client, settings)
         self._acks = Acknowledgements(self._nodes, options.node_id)
         self._selector = parse_selector(options.select)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
@@ -90,6 +91,8 @@ class Agent:
         self._view: CatalogView | None = None
         self._generation = ""
         self._info: NodeInfo | None = None
+        self._base = ""
+        self._other_base: str | None = None  # not compared yet
         self._has_joined = False
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
@@ -185,6 +188,7 @@ class Agent:
             self._generation = view.cursor.generation
             self._acks.say_again()
         self._acks.flush()
+        self._compare_bases()
         situation = self._situation(view, listed)
         for action in plan(situation):
             if self._stopping.is_set():
@@ -201,11 +205,24 @@ class Agent:
     def _look_at_engine(self) -> dict[str, str | None]:
         listed = self._driver.listed()
         if self._info is None or self._engine_failures:
-            self._info = describe_node(self._driver.describe(), self._options)
+            told = self._driver.describe()
+            self._info, self._base = describe_node(told, self._options), told.base
+            self._other_base = None
             self._refusals.clear()
             self._resting.clear()  # it may have been started again with other options
         self._engine_failures = 0
         return listed
+
+    def _compare_bases(self) -> None:
+        """Until they are the same: somebody may tell the registry the engine's name for it."""
+        if self._other_base == "" or self._options.any_base:
+            return
+        try:
+            self._other_base = why_another_base(self._base, self._catalog.base(self._options.base))
+        except NotFound:
+            self._other_base = ""  # nothing was ever registered for it
+        except RedisUnavailable as error:
+            logger.warning("the engine's base model was not compared: %s", error)
 
     def _without_engine(self, view: CatalogView | None, failure: NodeFailure) -> float:
         """Fetch all the same; say so if it lasts."""
@@ -328,7 +345,9 @@ class Agent:
         self._acks.say(record.served_name, NodeState.SKIPPED, code, reason)
 
     def _refusal(self, record: VersionRecord) -> tuple[str, str]:
-        """Code and reason why the engine is not given a version; judged once for each."""
+        """Code and reason why the engine is not given a version; its fit is judged once for each."""
+        if self._other_base:
+            return codes.NODE_OTHER_BASE.code, self._other_base
         name = record.served_name
         if self._info and name not in self._refusals:
             self._refusals[name] = refusal(record, self._info)

@@ -9,13 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from lora_registry import node_codes as codes
 from lora_registry.artifacts import WEIGHTS_FILE
+from lora_registry.errors import PromotionAborted
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.marks import Marks
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
+from lora_registry.promotion import Promotions
+from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
 from lora_workers.garbage import GarbageCollection
+from lora_workers.node.drivers.directory import DirectoryDriver
+from lora_workers.node.failures import NodeFailure
+from lora_workers.node.options import NodeOptions
 from tests.helpers.keys import leaked_keys
 from tests.helpers.node_stand import (
     StoringRegistry,
@@ -105,6 +112,46 @@ def test_a_retired_version_is_unloaded_and_said_to_be_gone(
         registry.wait_for(record.served_name, NodeState.RETIRED)
         assert links(options) == {}
         assert list((options.cache / "served").iterdir()) == []
+
+
+class PickyDirectory(DirectoryDriver):
+    """An engine that refuses some served names for good."""
+
+    def __init__(self, options: NodeOptions) -> None:
+        super().__init__(Path(options.engine_url))
+        self.refuses: set[str] = set()
+
+    def load(self, served_name: str, path: str) -> None:
+        """See `Driver`."""
+        if served_name in self.refuses:
+            raise NodeFailure(codes.NODE_ENGINE_REFUSED, "no memory", may_pass=False)
+        super().load(served_name, path)
+
+
+def test_a_promotion_goes_back_by_itself_and_may_be_repeated_at_once(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """The canary serves it, the other node refuses: back for all. Repaired, the same promotion succeeds: the earlier
+    failure counts for nothing, and its long rest is over."""
+    options = [make_options(tmp_path / name, node_id=name) for name in ("node-1", "node-2")]
+    picky = PickyDirectory(options[1])
+    picky.refuses.add("support-bot.v2")
+    promotions = Promotions(Lifecycle(registry.client, settings), Rollouts(registry.client, settings))
+    with running_agent(options[0], settings), running_agent(options[1], settings, driver=picky):
+        old = registry.publish_version(follow="manual")
+        new = registry.publish_version(content="two", follow="manual")
+        registry.catalog.move_alias(BOT, BOT.name, old.version)
+        for node in ("node-1", "node-2"):
+            registry.wait_for(old.served_name, NodeState.ROUTABLE, node=node)
+        with pytest.raises(PromotionAborted, match=r"node-2 failed: NODE_ENGINE_REFUSED no memory.*v1 again"):
+            promotions.promote(BOT, new.version, BOT.name, canaries=("node-1",), timeout_s=30)
+        for node in ("node-1", "node-2"):
+            registry.wait_for(new.served_name, NodeState.RETIRED, node=node)
+        assert [set(links(each)) for each in options] == [{old.served_name}, {old.served_name}]
+        picky.refuses.clear()
+        done = promotions.promote(BOT, new.version, BOT.name, canaries=("node-1",), timeout_s=30)
+        assert {each.node_id for each in done.standings if each.is_served} == {"node-1", "node-2"}
+        assert registry.version().version == new.version
 
 
 def test_an_artifact_is_collected_when_no_node_lists_it_any_more(

@@ -26,6 +26,7 @@ from lora_registry import source_codes
 from lora_registry.adapter_files import check_files
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
 from lora_registry.code import Code
+from lora_registry.durable import sync
 from lora_registry.errors import Rejected, Transient
 from lora_registry.findings import has_error
 from lora_registry.ready_marker import MARKER_FILE, marker_text
@@ -85,7 +86,7 @@ def copied(source: Path, *, below: Path | None = None) -> Iterator[AdapterCopy]:
             wanted = [name for name in (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES) if name in names]
             files = {name: _copy(source / name, directory / name) for name in wanted}
             directory.chmod(_READABLE_DIRECTORY)
-            _sync(directory)
+            sync(directory)
         yield AdapterCopy(directory, files)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -104,12 +105,12 @@ def place_copy(copy: AdapterCopy, target: Path) -> None:
         if not target.exists():
             with suppress(FileExistsError):  # another process was faster with the same bytes
                 copy.directory.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
         temporary = target / f"{TEMPORARY}{os.getpid()}"
         temporary.write_bytes(copy.marker())
-        _sync(temporary, mode=_READABLE_FILE)
+        sync(temporary, mode=_READABLE_FILE)
         temporary.replace(target / MARKER_FILE)  # anew each time: its age tells when the copy was last wanted
-        _sync(target)
+        sync(target)
 
 
 def remove_copy(directory: Path) -> None:
@@ -154,16 +155,6 @@ def _copy(source: Path, target: Path) -> FileDigest:
         os.fchmod(written.fileno(), _READABLE_FILE)
         os.fsync(written.fileno())
     return FileDigest(sha256.hexdigest(), size)
-
-
-def _sync(path: Path, *, mode: int | None = None) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

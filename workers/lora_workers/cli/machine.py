@@ -111,7 +111,7 @@ def _run(installation: Installation, settings: Settings, *, has_server: bool) ->
             connect(settings.redis_url, name="lora-up").ping()
         print_line(f"starting {', '.join(installation.others)} and {installation.worker_count} workers")
         installation.start_processes()
-        _tell_when_ready(installation, settings)
+        _tell_when_ready(installation, settings, has_server=has_server)
         installation.run(until=stopping)
     finally:
         print_line("stopping")
@@ -119,7 +119,7 @@ def _run(installation: Installation, settings: Settings, *, has_server: bool) ->
     print_line("stopped")
 
 
-def _tell_when_ready(installation: Installation, settings: Settings) -> None:
+def _tell_when_ready(installation: Installation, settings: Settings, *, has_server: bool) -> None:
     if not installation.is_ready():
         print_line("some workers are not ready yet; the log says why")
     for root in settings.source_roots:
@@ -129,6 +129,9 @@ def _tell_when_ready(installation: Installation, settings: Settings) -> None:
         print_line(
             "the numbers of the weights are not looked at (that takes torch: pip install 'lora-registry[numeric]')"
         )
+    if not has_server:  # whoever gave its URL has it, and there may be a password in it
+        print_line("ready")
+        return
     print_line("ready; in other terminals:")
     print_line(f"export LORA_REGISTRY_REDIS_URL={settings.redis_url}")
 

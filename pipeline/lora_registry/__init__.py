@@ -11,6 +11,7 @@
     publish     stages/publish.py   one script: version, alias, announcements, outcome
     announce    announcements.py    the messages, and the view of the catalog that they add up to
     subscribe   subscriber.py       a serving node hears each change once and in order
+    (serve)     lora_workers.node   the node fetches, verifies, loads and asks for one token
     acknowledge nodes.py            the node says how far it is with each version, and that it lives
 
 What becomes of a version then: lifecycle.py (retire, label, roll back), promotion.py (move an alias through a gate),

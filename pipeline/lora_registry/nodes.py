@@ -168,6 +168,8 @@ class NodeRegistry:
         self._redis = client
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
+        self._told: dict[str, str] = {}
+        """Node → fingerprint of what was last said of it here, so that news is said at once."""
 
     def heartbeat(self, info: NodeInfo, *, digests: Collection[str], fresh: bool = False) -> None:
         """Say that the node lives, what it is and what it holds; one command as long as nothing of that changed.
@@ -182,8 +184,10 @@ class NodeRegistry:
         """
         described, held = info.model_dump_json(), json.dumps(sorted(set(digests)))
         fingerprint = hashlib.sha256(f"{described}\n{held}".encode()).hexdigest()[:32]
-        if fresh or self._beat(info.node_id, fingerprint) == "tell":
+        is_news = fresh or self._told.get(info.node_id) != fingerprint
+        if is_news or self._beat(info.node_id, fingerprint) == "tell":
             self._beat(info.node_id, fingerprint, described, held, len(set(digests)), int(fresh))
+            self._told[info.node_id] = fingerprint
 
     def _beat(self, node_id: str, fingerprint: str, *told: str | int) -> str:
         keys, settings = self._keys, self._settings

@@ -1,6 +1,8 @@
 """A process of many nodes: agents with a directory for an engine, or bare loops that subscribe and copy two files.
 
-python -m tests.benchmarks.many_nodes agents|bare URL PREFIX NODES DIRECTORY
+python -m tests.benchmarks.many_nodes agents|bare URL PREFIX FIRST NODES EVERY DIRECTORY
+
+Of NODES nodes it starts each EVERY-th from number FIRST on.
 """
 
 from __future__ import annotations
@@ -54,16 +56,17 @@ def start_loop(settings: Settings, directory: Path, number: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def main(kind: str, url: str, prefix: str, nodes: str, directory: str) -> None:
+def main(kind: str, url: str, prefix: str, numbers: range, directory: str) -> None:
     """Start them all, say so, and go on until killed."""
     root = Path(directory)
     settings = Settings(redis_url=url, key_prefix=prefix, artifact_store=str(root / "artifacts"))
     start = start_agent if kind == "agents" else start_loop
-    for number in range(int(nodes)):
+    for number in numbers:
         start(settings, root / f"{kind}-{number}", number)
     print("started", flush=True)
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:6])
+    kind, url, prefix, first, nodes, every, directory = sys.argv[1:]
+    main(kind, url, prefix, range(int(first), int(nodes), int(every)), directory)

@@ -277,7 +277,7 @@ class Agent:
             if self._acks.state(name) in _NOT_ON_THE_WAY:
                 self._acks.say(name, NodeState.SEEN)
         self._wished = wished
-        held = {f"sha256:{Path(path).name}" for name, path in listed.items() if path and self._is_ours(name, path)}
+        held = {digest for path in listed.values() if (digest := self._cache.digest_at(path))}
         digests = frozenset({wish.record.digest for wish in wishes} | held)
         if digests != self._digests:
             self._digests = digests
@@ -293,7 +293,7 @@ class Agent:
                 self._acks.say(name, NodeState.FETCHED)
 
     def _is_ours(self, _name: str, path: str | None) -> bool:
-        return path is not None and Path(path).parent == self._cache.root / "sha256"
+        return self._cache.digest_at(path) is not None
 
     # Doing it
 

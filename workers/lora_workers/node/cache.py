@@ -60,6 +60,7 @@ class Cache:
 
     def __init__(self, root: Path, *, max_bytes: int | None = None) -> None:
         self.root = root.absolute()
+        self._artifacts = f"{self.root / 'sha256'}/"
         self._max_bytes = max_bytes
         self._verified: dict[str, Fingerprint] = {}
         self._room = threading.Lock()
@@ -70,7 +71,14 @@ class Cache:
         """Where the artifact lies, or would."""
         if not is_digest(digest):
             raise ValueError(f"{digest[:80]!r} is no digest")
-        return self.root / "sha256" / digest.removeprefix("sha256:")
+        return Path(self._artifacts + digest.removeprefix("sha256:"))
+
+    def digest_at(self, path: str | None) -> str | None:
+        """Digest of the artifact of this cache that lies there, or would; None: it is no place in this cache."""
+        if path is None or not path.startswith(self._artifacts):
+            return None
+        digest = f"sha256:{path.removeprefix(self._artifacts)}"
+        return digest if is_digest(digest) else None
 
     def has(self, digest: str) -> bool:
         """Whether this process verified the artifact, and its files are the same since."""
@@ -156,18 +164,21 @@ class Cache:
         wanted_bytes = manifest.config.size_bytes + manifest.weights.size_bytes + len(manifest.to_json())
         with _cache_errors():
             staging.mkdir(parents=True, exist_ok=True)
-        kept = {*keep(), digest}
         with self._room, _cache_errors():
-            self._make_room(wanted_bytes - _size_of(staging), kept)  # less what an earlier try fetched
+            short_of_bytes = wanted_bytes - _size_of(staging)  # less what an earlier try fetched
+            self._make_room(short_of_bytes, lambda: {*keep(), digest})
             self._coming[digest] = wanted_bytes
         try:
             for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
                 _bring_file(origin, digest, name, expected, staging / name)
             with _cache_errors():
                 (staging / MANIFEST_FILE).write_bytes(manifest.to_json())
-                for name in _FILES:
+                (staging / MANIFEST_FILE).chmod(_READ_ONLY_FILE)
+                for name in (CONFIG_FILE, WEIGHTS_FILE):
                     _sync(staging / name, mode=_READ_ONLY_FILE)
-                self._settle(staging, target)  # a rename that a power failure undoes costs a fetch and no more
+                # Engines read these two, perhaps before a node that starts again has verified them. A manifest that
+                # is lost to a power failure, as a rename that it undoes, costs a fetch and no more.
+                self._settle(staging, target)
         finally:
             del self._coming[digest]
 
@@ -211,14 +222,16 @@ class Cache:
 
     # Room
 
-    def _make_room(self, wanted_bytes: int, keep: Collection[str]) -> None:
+    def _make_room(self, wanted_bytes: int, keep: Callable[[], Collection[str]]) -> None:
         """Remove what was not used for longest, and is not to be kept, until there is room.
+
+        `keep` is asked only if there is none: it may ask an engine.
 
         Raises:
             NodeFailure: there is none.
         """
         while (short := self._short_of(wanted_bytes)) > 0:
-            oldest = min(self._removable(keep), key=lambda path: path.stat().st_mtime, default=None)
+            oldest = min(self._removable(keep()), key=lambda path: path.stat().st_mtime, default=None)
             if oldest is None:
                 raise NodeFailure(
                     codes.NODE_CACHE_FULL,
@@ -255,8 +268,8 @@ def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, pa
     with suppress(OSError):
         path.chmod(0o644)
     for _ in range(2):
-        resumed = _resume(origin, digest, name, path)
-        if _digest_file(path) == expected:
+        resumed, fetched = _resume(origin, digest, name, path)
+        if fetched == expected:
             return
         path.unlink(missing_ok=True)
         if not resumed:  # else its beginning may be what is wrong
@@ -266,12 +279,14 @@ def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, pa
     )
 
 
-def _resume(origin: Origin, digest: str, name: str, path: Path) -> bool:
-    """Append what is missing; returns whether there was a beginning."""
+def _resume(origin: Origin, digest: str, name: str, path: Path) -> tuple[bool, FileDigest]:
+    """Append what is missing; returns whether there was a beginning, and the digest of what is there now."""
     with _cache_errors():
         file = path.open("ab")
     with file:
-        offset = file.tell()
+        with _cache_errors():
+            offset = file.tell()
+            sha256 = _sha256_of(path) if offset else hashlib.sha256()
         with _origin_errors():
             chunks = iter(origin.read(digest, name, offset=offset))
         while True:
@@ -287,7 +302,13 @@ def _resume(origin: Origin, digest: str, name: str, path: Path) -> bool:
             with _cache_errors():
                 file.write(chunk)
                 file.flush()
-    return offset > 0
+            sha256.update(chunk)  # while it is at hand, rather than read again
+        return offset > 0, FileDigest(sha256.hexdigest(), file.tell())
+
+
+def _sha256_of(path: Path) -> hashlib._Hash:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
 
 
 def _digest_file(path: Path) -> FileDigest:
@@ -299,7 +320,7 @@ def _digest_file(path: Path) -> FileDigest:
 def _fingerprint(directory: Path) -> Fingerprint | None:
     """What changes when a file is written, replaced or removed."""
     with suppress(OSError):
-        stats = [(directory / name).stat() for name in _FILES]
+        stats = [os.stat(f"{directory}/{name}") for name in _FILES]  # noqa: PTH116 - at every look, of every artifact
         return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
     return None
 

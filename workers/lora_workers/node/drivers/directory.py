@@ -36,8 +36,9 @@ class DirectoryDriver:
         """See `Driver`."""
         with _directory_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
-            links = [path for path in self._directory.iterdir() if path.is_symlink() and path.name[0] != "."]
-            return {path.name: str(path.readlink()) for path in links}
+            with os.scandir(self._directory) as entries:
+                links = [entry for entry in entries if entry.is_symlink() and entry.name[0] != "."]
+            return {link.name: os.readlink(link.path) for link in links}  # noqa: PTH115 - at every look, of each
 
     def busy(self) -> frozenset[str]:
         """See `Driver`: nobody knows."""

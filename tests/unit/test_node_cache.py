@@ -233,3 +233,22 @@ def test_two_fetches_at_once_share_the_room(store: LocalArtifactStore, tmp_path:
     assert cache.digests() == {digests[0]}
     cache.fetch(digests[1], store)
     assert cache.digests() == {digests[1]}
+
+
+def test_the_cache_knows_its_own_places(tmp_path: Path) -> None:
+    """A path tells the digest of the artifact there only if an artifact of this cache lies there, or would."""
+    cache = Cache(tmp_path / "cache")
+    digest = f"sha256:{'a' * 64}"
+    assert cache.digest_at(str(cache.path(digest))) == digest
+    elsewhere = (None, "", str(tmp_path / "sha256" / ("a" * 64)), f"{cache.path(digest)}/inside", str(cache.root))
+    assert [cache.digest_at(path) for path in elsewhere] == [None] * len(elsewhere)
+
+
+def test_room_is_not_asked_for_while_there_is_some(tmp_path: Path) -> None:
+    """What must stay, which an engine may have to tell, is asked for only if something has to go."""
+    store = LocalArtifactStore(tmp_path / "store")
+
+    def keep() -> set[str]:
+        raise AssertionError("asked")
+
+    assert Cache(tmp_path / "cache").fetch(keep_artifact(store, "one"), store, keep=keep).is_dir()

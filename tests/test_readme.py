@@ -105,7 +105,8 @@ def run(command: list[str], directory: Path, environment: dict[str, str]) -> Non
 
 def test_configuration_lists_every_setting() -> None:
     """The table of settings names all of them, and nothing else."""
-    listed = re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE)
+    page = (ROOT / "deploy" / "docs" / "settings.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)
     assert sorted(listed) == sorted(name.upper() for name in Settings.model_fields)
 
 

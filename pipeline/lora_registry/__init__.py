@@ -11,6 +11,7 @@
     publish     stages/publish.py   one script: version, alias, announcements, outcome
     announce    announcements.py    the messages, and the view of the catalog that they add up to
     subscribe   subscriber.py       a serving node hears each change once and in order
+    (serve)     lora_workers.node   the node fetches, verifies, loads and asks for one token
     acknowledge nodes.py            the node says how far it is with each version, and that it lives
 
 What becomes of a version then: lifecycle.py (retire, label, roll back), promotion.py (move an alias through a gate),
@@ -29,7 +30,7 @@ all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, hook_codes
 canary_codes.py, node_codes.py, engine_codes.py).
 
 What nothing refers to any more is marked by marks.py for garbage collection; copies.py makes the copies of adapters
-that training jobs leave for the workers.
+that training jobs leave for the workers (durable.py: so that they outlive a power failure).
 
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
 module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, tensor_roles.py, saved_tensors.py

@@ -166,6 +166,12 @@ class BaseProfile(BaseModel):
     tokenizer: Annotated[TokenizerMap | None, SkipValidation] = Field(default=None, exclude=True, repr=False)
     built_from: BuiltFrom = BuiltFrom.HEADERS
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names under which adapters and engines may know the base; a hub source counts without scheme and revision."""
+        source = self.source.removeprefix("hf://").partition("@")[0].rstrip("/")
+        return frozenset({self.name, self.source, source, *self.also_known_as})
+
     def with_tokenizer(self, tokenizer: TokenizerMap | None) -> BaseProfile:
         """The same profile with this tokenizer, or without one."""
         if tokenizer is None or not tokenizer.ids:

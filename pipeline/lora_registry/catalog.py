@@ -11,13 +11,14 @@ from typing import Literal
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from lora_registry import namespace_codes, scripts
+from lora_registry import scripts
 from lora_registry.base_profile import BaseProfile, equal_shape
 from lora_registry.connection import command, redis_errors
-from lora_registry.errors import Conflict, LeaseLost, NotFound, Rejected, ServerNotAdmitted
+from lora_registry.errors import Conflict, LeaseLost, NotFound, ServerNotAdmitted
 from lora_registry.keys import Keys
 from lora_registry.ledger import Lease
 from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
+from lora_registry.namespaces import over_quota
 from lora_registry.settings import Settings
 from lora_registry.tokenizer_maps import TokenizerMap, stored_digest
 
@@ -29,10 +30,6 @@ MAX_BY = 100
 OWN_ALIAS = "@own"
 ANY_ALIAS = "@any"
 """In a selection: each adapter's own alias, and any at all. No alias can be called so."""
-_QUOTAS = {
-    code.code: code
-    for code in (namespace_codes.QUOTA_ADAPTERS, namespace_codes.QUOTA_VERSIONS_PER_DAY, namespace_codes.QUOTA_BYTES)
-}
 
 
 class VersionRecord(BaseModel):
@@ -195,7 +192,7 @@ class Catalog:
         if answer[0] == "not-admitted":
             raise ServerNotAdmitted
         if answer[0] == "quota":
-            raise _over_quota(record.namespace, *answer[1:])
+            raise over_quota(record.namespace, *answer[1:])
         return Published(answer[0])
 
     def base_of(self, adapter: AdapterName) -> str | None:
@@ -491,11 +488,6 @@ class Catalog:
         if base is None:
             raise NotFound(f"no adapter {str(adapter)!r} is published")
         return base
-
-
-def _over_quota(namespace: str, code: str, limit: str, would_be: str) -> Rejected:
-    finding = _QUOTAS[code].finding(namespace, expected=f"at most {limit}", actual=would_be)
-    return Rejected(finding.message, findings=(finding,))
 
 
 @lru_cache(maxsize=32)

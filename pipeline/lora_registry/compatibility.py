@@ -83,7 +83,7 @@ def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
     declared = config.base_model_name_or_path
     if not declared:
         yield fit_codes.BASE_NAME_ABSENT.finding("base_model_name_or_path", expected=base.name)
-    elif declared not in _names_of(base):
+    elif declared not in base.names:
         yield fit_codes.BASE_NAME_DIFFERS.finding("base_model_name_or_path", expected=base.name, actual=declared[:200])
     if config.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and not base.output_embedding:
         message = "PEFT loads an adapter of this task on a model that generates text only."
@@ -98,12 +98,6 @@ def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
         yield file_codes.NEEDS_CHANGED_BASE.finding("init_lora_weights", actual=config.init_lora_weights[:40])
     for name in config.unknown_fields[:20]:
         yield file_codes.CONFIG_FIELD_UNKNOWN.finding(name[:100])
-
-
-def _names_of(base: BaseProfile) -> set[str]:
-    """Names under which adapters may know the base; a hub source counts without scheme and revision."""
-    source = base.source.removeprefix("hf://").partition("@")[0].rstrip("/")
-    return {base.name, base.source, source, *base.also_known_as}
 
 
 def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:

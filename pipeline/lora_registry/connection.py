@@ -49,8 +49,8 @@ def connect(url: str, *, name: str = "lora-registry", retries: int = 2, timeout_
             health_check_interval=30,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
         )
-    except ValueError as error:
-        raise Configuration(f"LORA_REGISTRY_REDIS_URL: {error}") from error
+    except ValueError:
+        raise _illegal_url() from None
 
 
 def connect_async(
@@ -70,8 +70,16 @@ def connect_async(
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), retries),
         )
-    except ValueError as error:
-        raise Configuration(f"LORA_REGISTRY_REDIS_URL: {error}") from error
+    except ValueError:
+        raise _illegal_url() from None
+
+
+def _illegal_url() -> Configuration:
+    """What redis-py says of a URL may have a part of its password in it ("port could not be cast …")."""
+    return Configuration(
+        "LORA_REGISTRY_REDIS_URL: it is no URL of a Redis server",
+        remedy="Write redis://, rediss:// or unix://, and escape what a URL cannot hold (`/` as %2F).",
+    )
 
 
 def command(client: redis.Redis, *parts: str | int | float) -> Any:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from lora_registry import source_codes
 from lora_registry.adapter_files import check_files
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
 from lora_registry.code import Code
+from lora_registry.durable import sync
 from lora_registry.errors import Rejected, Transient
 from lora_registry.findings import has_error
 from lora_registry.ready_marker import MARKER_FILE, marker_text
@@ -85,7 +87,7 @@ def copied(source: Path, *, below: Path | None = None) -> Iterator[AdapterCopy]:
             wanted = [name for name in (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES) if name in names]
             files = {name: _copy(source / name, directory / name) for name in wanted}
             directory.chmod(_READABLE_DIRECTORY)
-            _sync(directory)
+            sync(directory)
         yield AdapterCopy(directory, files)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -98,18 +100,18 @@ def place_copy(copy: AdapterCopy, target: Path) -> None:
         Transient: the file system failed.
     """
     with _file_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make(target.parent)
         if target.exists() and not _is_whole(copy, target):
             shutil.rmtree(target)  # somebody damaged it: its name says what its bytes are
         if not target.exists():
             with suppress(FileExistsError):  # another process was faster with the same bytes
                 copy.directory.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
         temporary = target / f"{TEMPORARY}{os.getpid()}"
         temporary.write_bytes(copy.marker())
-        _sync(temporary, mode=_READABLE_FILE)
+        sync(temporary, mode=_READABLE_FILE)
         temporary.replace(target / MARKER_FILE)  # anew each time: its age tells when the copy was last wanted
-        _sync(target)
+        sync(target)
 
 
 def remove_copy(directory: Path) -> None:
@@ -138,6 +140,16 @@ def remove_old_copies(inbox: Path, *, older_than_s: float) -> int:
     return removed
 
 
+def _make(directory: Path) -> None:
+    """Make a directory as open as the one that it is in: other users' jobs put copies of the same namespace there."""
+    if directory.is_dir():
+        return
+    _make(directory.parent)
+    with suppress(FileExistsError):
+        directory.mkdir()
+        directory.chmod(stat.S_IMODE(directory.parent.stat().st_mode))
+
+
 def _is_whole(copy: AdapterCopy, target: Path) -> bool:
     sizes = {name: (target / name).stat().st_size for name in copy.files if (target / name).is_file()}
     return sizes == {name: each.size_bytes for name, each in copy.files.items()}
@@ -154,16 +166,6 @@ def _copy(source: Path, target: Path) -> FileDigest:
         os.fchmod(written.fileno(), _READABLE_FILE)
         os.fsync(written.fileno())
     return FileDigest(sha256.hexdigest(), size)
-
-
-def _sync(path: Path, *, mode: int | None = None) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

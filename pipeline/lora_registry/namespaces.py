@@ -23,6 +23,10 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _ESCAPED_PATH = re.compile(r"%(?:2e|2f|5c|00|25)", re.IGNORECASE)
 """Escapes that some readers take for a dot, a separator or a percent sign, and others do not."""
+_QUOTAS = {
+    code.code: code
+    for code in (namespace_codes.QUOTA_ADAPTERS, namespace_codes.QUOTA_VERSIONS_PER_DAY, namespace_codes.QUOTA_BYTES)
+}
 Limit = Annotated[int, Field(ge=0, le=2**53)]  # what Lua's numbers hold exactly
 CredentialName = Annotated[str, StringConstraints(max_length=96, pattern=r"^([a-z0-9][a-z0-9_-]*)?$")]
 
@@ -249,5 +253,10 @@ def check_quotas(policy: NamespacePolicy, usage: Usage, *, is_new_adapter: bool)
     )
     for code, limit, used in checks:
         if limit is not None and used >= limit:
-            finding = code.finding(policy.namespace, expected=f"at most {limit}", actual=f"{used} already")
-            raise Rejected(finding.message, findings=(finding,))
+            raise over_quota(policy.namespace, code.code, str(limit), f"{used} already")
+
+
+def over_quota(namespace: str, code: str, limit: str, actual: str) -> Rejected:
+    """The rejection for a quota that is used up, named by its code."""
+    finding = _QUOTAS[code].finding(namespace, expected=f"at most {limit}", actual=actual)
+    return Rejected(finding.message, findings=(finding,))

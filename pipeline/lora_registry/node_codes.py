@@ -11,6 +11,12 @@ NODE_SLOTS_TAKEN = info(
     "Give the node more slots (--slots), narrow what it serves (--select), or add a node.",
 )
 
+NODE_OTHER_BASE = error(
+    "NODE_OTHER_BASE",
+    "The engine serves another base model than the node was started for.",
+    "Correct --base or --engine-url; if it is the same, add the engine's name with --also-known-as, or use --any-base.",
+)
+
 # The bytes
 NODE_FETCH_FAILED = error(
     "NODE_FETCH_FAILED",

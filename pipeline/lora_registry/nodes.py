@@ -5,9 +5,11 @@ started again begins anew.
 
     eager   seen → fetched → loaded → routable          lazy   seen → fetched → resolvable
 
-or `failed` and `skipped`, with a code and a reason; `retired` once it is unloaded for good. A node may go back (an
-engine that restarts goes from routable to fetched) and may leave out a step that it passed, since an acknowledgement
-can be lost with a server. What failed, was skipped or retired is not served unless it was seen or fetched again.
+or `failed` and `skipped`, with a code and a reason; `retired` once it is unloaded and not wanted any more. A node may
+go back (an engine that restarts goes from routable to fetched) and may leave out a step that it passed, since an
+acknowledgement can be lost with a server. What failed, was skipped or retired is not served unless it was seen or
+fetched again: a node says `seen` each time it begins to want a version. Whoever waits takes `failed` for the last word,
+so a node tries again what may pass in a moment before it says that.
 """
 
 from __future__ import annotations
@@ -48,11 +50,11 @@ class NodeState(StrEnum):
     RESOLVABLE = "resolvable"
     """A request for the served name will load it."""
     FAILED = "failed"
-    """It cannot serve it now; the reason says why."""
+    """It cannot serve it, the reason says why; what may pass in a moment is tried again before this is said."""
     SKIPPED = "skipped"
     """It does not serve it: its engine would refuse it or serve it wrongly, or it has no place for it."""
     RETIRED = "retired"
-    """It has unloaded it."""
+    """Nobody wants it there any more, and it has unloaded it."""
 
 
 SERVED = frozenset({NodeState.ROUTABLE, NodeState.RESOLVABLE})

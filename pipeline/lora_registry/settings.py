@@ -29,9 +29,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LORA_REGISTRY_", frozen=True, extra="ignore")
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, Field(repr=False)] = "redis://127.0.0.1:6379/0"
     """Registry's server: `redis://`, `rediss://` or `unix://`."""
-    broker_url: str = ""
+    broker_url: Annotated[str, Field(repr=False)] = ""
     """Celery's server; empty: the registry's. It may be another server; it must not be a Redis Cluster."""
     key_prefix: Annotated[str, Field(pattern=r"^\{[A-Za-z0-9_-]{1,32}\}$")] = "{lora}"
     """Hash tag that every key starts with: all keys a script touches share one slot."""

@@ -62,7 +62,8 @@ class PinnedSource:
         config, weights: the two files of the artifact.
         tokenizer: files of a tokenizer beside them, which are compared and not kept; empty if the source offers none.
         credential: name of the credential that it is read with.
-        url: where it is, with the commit in it where it has one; empty for a local directory.
+        url: where it is, with the commit in it where it has one; a local source leaves it empty, and the stage fills
+            in the place that it was asked for.
         may_grow_s: how long after the event weights that are too short may still be on their way; 0: they are final.
     """
 

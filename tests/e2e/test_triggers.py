@@ -275,7 +275,11 @@ def test_a_resync_process_goes_on_until_it_is_told_to_stop(world: World, tmp_pat
         wait_until(lambda: any(each["unreachable"] for each in rounds()), what="a round that was limited")
         world.hub.commit_directory(repo, files := world.files())
         hub.commit_directory(repo, files)
-        world.stack.wait_until(lambda: world.versions(name) == [1], what="the version")
+        place = f"hf://{repo}@main"
+        wait_until(
+            lambda: any(each.id.endswith(f"-{place}") for each in world.deliveries.history("hub")), what="the delivery"
+        )
+        assert world.resynced("hub", place).outcome is Outcome.PUBLISHED
         process.terminate()
         assert process.wait(10) == 0
         assert sum(each["queued"] for each in rounds()) == 1

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 TOKEN = "hf_test-token-that-may-read-everything"
 _LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".model")
@@ -193,14 +193,14 @@ class HubServer:
                 return repo, parts[length:]
         return None, parts[2:]
 
-    def listed(self, query: Mapping[str, list[str]], token: str) -> list[dict[str, Any]]:
-        """The repositories of an author that this token may see."""
-        [author], limit = query["author"], int(query.get("limit", ["1000"])[0])
-        repos = [each for name, each in self._repos.items() if name.startswith(f"{author}/")]
-        seen = [each for each in repos if not each.private or token in each.granted]
-        return [{"_id": "6502d1e0c0ffee0000000000", "id": each.repo_id, "modelId": each.repo_id} for each in seen][
-            :limit
-        ]
+    def listed(self, query: Mapping[str, list[str]], token: str) -> tuple[list[dict[str, Any]], bool]:
+        """A page of the repositories of an author that this token may see, and whether more follow; it is short."""
+        [author], [limit], [cursor] = query["author"], query["limit"], query.get("cursor", [""])
+        repos = [each for name, each in sorted(self._repos.items()) if name.startswith(f"{author}/") and name > cursor]
+        seen = [each.repo_id for each in repos if not each.private or token in each.granted]
+        length = min(int(limit), 2)
+        page = [{"_id": "6502d1e0c0ffee0000000000", "id": each, "modelId": each} for each in seen[:length]]
+        return page, len(seen) > length
 
     def blob(self, sha256: str) -> bytes | None:
         """An LFS object."""
@@ -250,7 +250,11 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] == "cdn":
             return self._send_range(self.hub.blob(parts[1]) or b"", {}, path=parts[2] if len(parts) > 2 else "")
         if parts == ["api", "models"]:
-            return self._send_json(self.hub.listed(parse_qs(url.query), self._token))
+            query = parse_qs(url.query)
+            page, more = self.hub.listed(query, self._token)
+            following = urlencode(query | {"cursor": page[-1]["id"]}, doseq=True) if more else ""
+            link = {"Link": f'<{self.hub.endpoint}/api/models?{following}>; rel="next"'} if more else {}
+            return self._send_json(page, link)
         if parts[:2] == ["api", "models"]:
             repo, rest = self.hub.repo_at_start_of(parts[2:])
             return self._answer_api(self._checked(repo), rest or ["revision", "main"], parse_qs(url.query), body)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import redis
 
@@ -127,6 +128,21 @@ def running_agent(
         agent.stop()
         thread.join(20)
     assert not thread.is_alive(), "the agent does not end"
+
+
+@contextmanager
+def said_of(served_name: str) -> Iterator[list[NodeState]]:
+    """What nodes say of a version meanwhile, in order: the list grows as they say it."""
+    said: list[NodeState] = []
+    usual = NodeRegistry.ack
+
+    def ack(self: NodeRegistry, node_id: str, name: str, state: NodeState, *, code: str = "", reason: str = "") -> None:
+        usual(self, node_id, name, state, code=code, reason=reason)
+        if name == served_name:
+            said.append(state)
+
+    with patch.object(NodeRegistry, "ack", ack):
+        yield said
 
 
 def links(options: NodeOptions) -> dict[str, Path]:

@@ -28,7 +28,7 @@ class SglangServer:
     """The server's state.
 
     Attributes:
-        max_lora_rank: what it was started for.
+        max_lora_rank, model_path: what it was started for.
         loaded: adapters by name, with their paths.
         remembered: adapters that it would load again when they are asked for.
         halfway: names whose load failed halfway.
@@ -40,6 +40,7 @@ class SglangServer:
     """
 
     max_lora_rank: int = 16
+    model_path: str = "/models/base"
     loaded: dict[str, str] = field(default_factory=dict)
     remembered: dict[str, str] = field(default_factory=dict)
     halfway: set[str] = field(default_factory=set)
@@ -71,6 +72,7 @@ class SglangServer:
                     "lora_target_modules": ["all"],
                     "tp_size": 1,
                     "max_loaded_loras": None,
+                    "model_path": self.model_path,
                 }
             case "/v1/models":
                 return 200, {"object": "list", "data": self._cards()}

@@ -39,9 +39,11 @@ from lora_workers.embedded import EmbeddedValkey
 from tests.helpers import hooks
 from tests.helpers.adapters_on_disk import DEMO_DATA, copy_adapter
 from tests.helpers.gateway import REGISTRATIONS, running_gateway
+from tests.helpers.hub_server import HubServer
 from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
 from tests.helpers.nodes import make_info, serve
 from tests.helpers.registry import BASE
+from tests.helpers.sources import unique
 from tests.helpers.stack import environment_of, make_settings
 from tests.helpers.vllm_server import VllmServer, vllm_server
 from tests.helpers.waiting import wait_until
@@ -324,6 +326,30 @@ def test_a_delivery_with_gateway_and_dispatcher_under_their_roles(
             assert verdict(push.changed(x_webhook_secret="wrong-secret")) == "HOOK_FORGED"
             assert [verdict(push.changed(webhook_id=each)) for each in "234"] == ["duplicate"] * 3
             assert verdict(hooks.hub(b"{}", delivery_id="5")) == "ignored"
+        assert running.all_run()
+    finally:
+        running.stop()
+        said = (tmp_path / "processes.log").read_text()
+        print(said)
+    assert "noperm" not in said.lower()
+    assert "no permissions" not in said.lower()
+
+
+def test_a_resync_under_the_role_of_the_gateway(server: Server, tmp_path: Path, hub_server: HubServer) -> None:
+    """Asking for what is new, recalling what is known and noting what cannot be had need no more than that role has."""
+    repo = f"acme/{unique()}"
+    hub_server.commit(repo, {"adapter_config.json": b"{}"})
+    watched = hooks.RULES["hub"] | {"secrets": [], "watch": [f"hf://{repo}", "hf://acme/not-there"]}
+    hooks_file = hooks.write_hooks(tmp_path / "hooks.json", {"hub": watched})
+    changes = {"hooks_file": hooks_file, "hook_quiet_s": 0.05, "hub_endpoint": hub_server.endpoint}
+    settings = make_settings(server.url("gateway"), tmp_path, resync_interval_s=0.1, **changes)
+    deliveries = HookDeliveries(server.as_role("operator"), settings)
+    running = Processes(server, settings, tmp_path / "processes.log")
+    try:
+        running.start("dispatcher", "dispatcher")
+        running.start("gateway", "resync")
+        wait_until(lambda: any(each.registrations for each in deliveries.history("hub")), what="the registration")
+        wait_until(lambda: any(each.times > 1 for each in deliveries.history("hub")), what="a second round")
         assert running.all_run()
     finally:
         running.stop()

@@ -189,6 +189,18 @@ def test_deferral_ends_at_the_deadline_in_a_rejection_with_its_reason(registry: 
     assert registry.client.ttl(registry.keys.registration(waiting)) > 0
 
 
+def test_redriven_registration_has_its_time_for_an_upload_anew(registry: Registry) -> None:
+    """What died of something else is not rejected as incomplete at the first look after it is redriven."""
+    one = registry.with_settings(max_attempts=1)
+    (waiting,) = fill(one, 1)
+    (lease,) = one.claim(Stage.ALLOCATE)
+    one.client.hset(one.keys.registration(waiting), "dispatched_at", 1)
+    one.ledger.fail(lease, Transient("out of reach"))
+    one.ledger.redrive(waiting)
+    (lease,) = one.claim_when_due(Stage.ALLOCATE)
+    assert one.ledger.defer(lease, Deferred("no weights", findings=(MISSING,), deadline_s=60)) is False
+
+
 def test_pauses_between_looks_double(registry: Registry) -> None:
     """An upload of hours is not asked for every second."""
     registry = registry.with_settings(backoff_first_s=0.02, backoff_max_s=60.0)

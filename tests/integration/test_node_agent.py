@@ -9,11 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from lora_registry import node_codes as codes
 from lora_registry.artifacts import WEIGHTS_FILE
+from lora_registry.errors import PromotionAborted
 from lora_registry.lifecycle import Lifecycle
+from lora_registry.marks import Marks
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
+from lora_registry.promotion import Promotions
+from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
+from lora_workers.garbage import GarbageCollection
+from lora_workers.node.drivers.directory import DirectoryDriver
+from lora_workers.node.failures import NodeFailure
+from lora_workers.node.options import NodeOptions
 from tests.helpers.keys import leaked_keys
 from tests.helpers.node_stand import (
     StoringRegistry,
@@ -67,7 +76,7 @@ def test_a_newer_version_replaces_the_old_one_after_the_drain_time(
         new = registry.publish_version(content="two")
         registry.wait_for(new.served_name, NodeState.ROUTABLE)
         assert links(options).keys() == {old.served_name, new.served_name}
-        registry.wait_for(old.served_name, NodeState.FETCHED)
+        registry.wait_for(old.served_name, NodeState.RETIRED)
         assert links(options).keys() == {new.served_name}
         assert (options.cache / "sha256" / old.digest.removeprefix("sha256:")).is_dir()
 
@@ -103,6 +112,77 @@ def test_a_retired_version_is_unloaded_and_said_to_be_gone(
         registry.wait_for(record.served_name, NodeState.RETIRED)
         assert links(options) == {}
         assert list((options.cache / "served").iterdir()) == []
+
+
+class PickyDirectory(DirectoryDriver):
+    """An engine that refuses some served names for good."""
+
+    def __init__(self, options: NodeOptions) -> None:
+        super().__init__(Path(options.engine_url))
+        self.refuses: set[str] = set()
+
+    def load(self, served_name: str, path: str) -> None:
+        """See `Driver`."""
+        if served_name in self.refuses:
+            raise NodeFailure(codes.NODE_ENGINE_REFUSED, "no memory", may_pass=False)
+        super().load(served_name, path)
+
+
+def test_a_promotion_goes_back_by_itself_and_may_be_repeated_at_once(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """The canary serves it, the other node refuses: back for all. Repaired, the same promotion succeeds: the earlier
+    failure counts for nothing, and its long rest is over."""
+    options = [make_options(tmp_path / name, node_id=name) for name in ("node-1", "node-2")]
+    picky = PickyDirectory(options[1])
+    picky.refuses.add("support-bot.v2")
+    promotions = Promotions(Lifecycle(registry.client, settings), Rollouts(registry.client, settings))
+    with running_agent(options[0], settings), running_agent(options[1], settings, driver=picky):
+        old = registry.publish_version(follow="manual")
+        new = registry.publish_version(content="two", follow="manual")
+        registry.catalog.move_alias(BOT, BOT.name, old.version)
+        for node in ("node-1", "node-2"):
+            registry.wait_for(old.served_name, NodeState.ROUTABLE, node=node)
+        with pytest.raises(PromotionAborted, match=r"node-2 failed: NODE_ENGINE_REFUSED no memory.*v1 again"):
+            promotions.promote(BOT, new.version, BOT.name, canaries=("node-1",), timeout_s=30)
+        for node in ("node-1", "node-2"):
+            registry.wait_for(new.served_name, NodeState.RETIRED, node=node)
+        assert [set(links(each)) for each in options] == [{old.served_name}, {old.served_name}]
+        picky.refuses.clear()
+        done = promotions.promote(BOT, new.version, BOT.name, canaries=("node-1",), timeout_s=30)
+        assert {each.node_id for each in done.standings if each.is_served} == {"node-1", "node-2"}
+        assert registry.version().version == new.version
+
+
+def test_an_artifact_is_collected_when_no_node_lists_it_any_more(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Retired and still draining: the collection leaves it alone; once it is unloaded it goes."""
+    options = make_options(tmp_path, drain_s=1.0)
+    brief = settings.model_copy(update={"heartbeat_s": 0.1})
+
+    def collect() -> list[str]:
+        marks = Marks(registry.client, settings)
+        held = registry.nodes.digests_in_use
+        return (
+            GarbageCollection(registry.store, catalog=registry.catalog, marks=marks, in_use=held, grace_s=0)
+            .run(allow_all=True)
+            .removed
+        )
+
+    with running_agent(options, brief):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: registry.nodes.digests_in_use() == {record.digest}, what="the digest in the heartbeat")
+        Lifecycle(registry.client, settings).retire_adapter(BOT)
+        other = registry.publish_version("other", content="other")
+        wait_until(lambda: other.digest in registry.nodes.digests_in_use(), what="a heartbeat after the retirement")
+        assert collect() == []
+        assert record.served_name in links(options)
+        registry.wait_for(record.served_name, NodeState.RETIRED)
+        wait_until(lambda: registry.nodes.digests_in_use() == {other.digest}, what="a heartbeat without the digest")
+        assert collect() == [record.digest]
+        assert registry.store.digests() == [other.digest]
 
 
 def test_an_engine_that_lost_its_adapters_gets_them_back(

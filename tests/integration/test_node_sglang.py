@@ -11,8 +11,9 @@ import pytest
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
-from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
-from tests.helpers.registry import Registry
+from tests.helpers.adapters import make_base
+from tests.helpers.node_stand import StoringRegistry, make_options, running_agent, said_of
+from tests.helpers.registry import BASE, Registry
 from tests.helpers.sglang_server import SglangServer, sglang_server
 from tests.helpers.waiting import wait_until
 
@@ -59,7 +60,7 @@ def test_an_adapter_that_came_back_by_a_late_request_is_unloaded_again(
         old = registry.publish_version(content="old")
         registry.wait_for(old.served_name, NodeState.ROUTABLE)
         new = registry.publish_version(content="new")
-        registry.wait_for(old.served_name, NodeState.FETCHED)
+        registry.wait_for(old.served_name, NodeState.RETIRED)
         assert ask(engine, old.served_name).json()["text"] == "/old"
         assert engine.loaded.keys() == {old.served_name, new.served_name}
         wait_until(lambda: engine.loaded.keys() == {new.served_name}, what="the old one gone again")
@@ -74,6 +75,40 @@ def test_a_load_that_failed_halfway_is_cleared_and_tried_again(
     with running_agent(options, settings):
         record = registry.publish_version()
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_what_passes_in_a_moment_is_no_failure(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """The first probe fails, the second does not: nobody hears of it, for a failure would abort a promotion."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    engine.mute.add("support-bot.v1")
+    with said_of("support-bot.v1") as said, running_agent(options, settings):
+        record = registry.publish_version()
+        wait_until(lambda: "/generate" in engine.calls, what="the first probe")
+        engine.mute.clear()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+    assert said == [NodeState.SEEN, NodeState.FETCHED, NodeState.LOADED, NodeState.ROUTABLE]
+
+
+def test_what_is_wanted_again_is_tried_again(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """A refused version rests for long; if nobody wants it and then somebody does, it begins anew, and says so."""
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    with said_of("support-bot.v1") as said, running_agent(options, settings):
+        good = registry.publish_version("good", content="good")
+        registry.wait_for(good.served_name, NodeState.ROUTABLE)
+        engine.max_lora_rank = 4  # told 16 before
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.FAILED)
+        newer = registry.publish_version(content="newer")
+        registry.wait_for(newer.served_name, NodeState.FAILED)
+        registry.wait_for(record.served_name, NodeState.RETIRED)
+        engine.max_lora_rank = 16
+        registry.catalog.move_alias(BOT, "stable", record.version)
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+    assert said.count(NodeState.SEEN) == 2
 
 
 def test_a_refusal_is_said_in_the_engines_words_and_not_repeated_at_once(
@@ -93,6 +128,36 @@ def test_a_refusal_is_said_in_the_engines_words_and_not_repeated_at_once(
         other = registry.publish_version("other", content="other")
         registry.wait_for(other.served_name, NodeState.FAILED)
         assert engine.calls.count("/load_lora_adapter") == loads + 1
+
+
+def test_an_engine_on_another_base_is_given_nothing(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """The node says which base the engine serves; once the registry knows that name, too, everything is loaded."""
+    base = make_base(name=BASE).model_copy(update={"source": "hf://acme/tiny-llama@main"})
+    registry.catalog.add_base(base)
+    engine.model_path = "acme/tiny-llama-instruct"
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        ack = registry.wait_for(record.served_name, NodeState.SKIPPED)
+        assert ack.code == "NODE_OTHER_BASE"
+        assert "serves acme/tiny-llama-instruct, not acme/tiny-llama." in ack.reason
+        assert "/load_lora_adapter" not in engine.calls
+        registry.catalog.add_base(base.model_copy(update={"also_known_as": (engine.model_path,)}))
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def test_an_operator_may_say_that_any_base_is_right(
+    registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
+) -> None:
+    """With `--any-base` names are not compared."""
+    registry.catalog.add_base(make_base(name=BASE).model_copy(update={"source": "hf://acme/tiny-llama"}))
+    engine.model_path = "acme/another"
+    options = make_options(tmp_path, engine="sglang", engine_url=engine.url, any_base=True)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
 def test_an_unhealthy_engine_is_waited_for(

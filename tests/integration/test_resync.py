@@ -310,6 +310,14 @@ def test_the_process_lives_through_whatever_is_away(registry: Registry) -> None:
     failing.end()
 
 
+def test_a_round_ends_early_when_the_process_is_to_end(registry: Registry) -> None:
+    """A long round does not keep a process from its end; what was seen until then is queued."""
+    rounds, shelf = shelved(registry, a=A, b=B, c=A)
+    rounds.resync.once(is_over=lambda: len(shelf.asked) == 2)
+    assert shelf.asked == ["acme/a", "acme/b"]
+    assert rounds.end() == 2
+
+
 # Real stores
 
 
@@ -388,6 +396,18 @@ def test_the_hubs_rate_limit_is_respected(with_stores: Registry, hub_server: Hub
     assert len(hub_server.requests) == before
     rounds.now_s = 31.0
     assert rounds.sights() == ["queued", "queued"]
+    rounds.end()
+
+
+def test_a_listing_that_is_limited_does_not_sleep(with_stores: Registry, hub_server: HubServer) -> None:
+    """The Hub asks to wait for minutes: other hooks, and the signal to end, do not wait with it."""
+    owner = unique("owner")
+    hub_server.commit_directory(f"{owner}/bot", ADAPTER)
+    rounds = Round(with_stores, hub_hook(f"hf://{owner}/*"))
+    hub_server.limit_rate(1, retry_after_s=600)
+    assert rounds.sights() == ["unreachable"]
+    rounds.now_s = 601.0
+    assert rounds.sights() == ["queued"]
     rounds.end()
 
 

@@ -193,6 +193,16 @@ def test_copy_goes_when_its_bytes_are_published(
     assert Path(second.source).exists()
 
 
+def test_an_inbox_that_is_open_to_all_stays_so_below(call: Any, adapter: Path, tmp_path: Path) -> None:
+    """Another user's job may be the next one to copy an adapter of the namespace."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    inbox.chmod(0o1777)
+    call(adapter, inbox=inbox)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (inbox / "default", inbox / "default" / "support-bot")]
+    assert modes == [0o1777, 0o1777]
+
+
 def test_old_copies_are_swept_by_age(adapter: Path, tmp_path: Path) -> None:
     """Of the marker, which each call writes anew; what a killed job left goes too, and nothing else does."""
     inbox = tmp_path / "inbox"

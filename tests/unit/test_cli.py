@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.helpers.hooks import RULES, write_hooks
 from typer.testing import CliRunner, Result
 
 from lora_registry.all_codes import CODES
@@ -30,6 +31,7 @@ from lora_registry.registrations import Outcome, Registration
 from lora_registry.settings import Settings
 from lora_registry.stages import ALWAYS, ORDER, Stage
 from lora_workers.cli.app import app
+from lora_workers.cli.machine import has_watches
 from lora_workers.cli.output import exit_code_of_error, exit_code_of_outcome, print_findings, print_registration
 from lora_workers.cli.registering import absolute
 from lora_workers.cli.watching import lines_of
@@ -403,6 +405,17 @@ def test_up_starts_a_gateway_only_when_asked() -> None:
     *_, asked = Staffing(gateway_port=8080).children(Settings())
     assert (asked.name, asked.command[3:6], asked.stages) == ("gateway", ["gateway", "--port", "8080"], ())
     assert "gateway" not in {child.name for child in Staffing().children(Settings())}
+
+
+def test_up_starts_a_resync_where_a_hook_watches_something(tmp_path: Path) -> None:
+    """Whoever watches something has it looked at; nobody else has one process more."""
+    watched = {"hub": RULES["hub"] | {"watch": ["hf://acme/*"]}}
+    for hooks, expected in ((watched, True), (RULES, False)):
+        assert has_watches(Settings(hooks_file=write_hooks(tmp_path / "hooks.json", hooks))) is expected
+    assert has_watches(Settings()) is False
+    *_, started = Staffing(with_resync=True).children(Settings())
+    assert (started.name, started.command[3:4], started.stages) == ("resync", ["resync"], ())
+    assert "resync" not in {child.name for child in Staffing().children(Settings())}
 
 
 def test_two_registries_never_share_a_data_directory(tmp_path: Path) -> None:

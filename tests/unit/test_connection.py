@@ -68,12 +68,16 @@ def test_what_is_our_own_mistake_stays_what_it_is(error: Exception) -> None:
     assert raised.value is error
 
 
-@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost", "redis://localhost:port"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:6379", "http://localhost", "redis://localhost:s3cret", "redis://:s3cret/x@localhost"]
+)
 def test_url_that_is_none_names_the_setting(url: str) -> None:
-    """It is noticed when the client is made, before anything is sent."""
+    """It is noticed when the client is made, before anything is sent; what may be a password is not repeated."""
     for make in (connect, connect_async):
-        with pytest.raises(Configuration, match="LORA_REGISTRY_REDIS_URL"):
+        with pytest.raises(Configuration, match="LORA_REGISTRY_REDIS_URL") as raised:
             make(url)
+        assert "s3cret" not in str(raised.value)
+        assert raised.value.__cause__ is None
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,12 @@ def test_an_unload_of_what_is_not_there_is_done() -> None:
     assert failed.value.may_pass
 
 
+def test_vllm_tells_its_version_and_what_it_was_started_with() -> None:
+    """The root of the base model's card is the argument of `vllm serve`, whatever clients call the model."""
+    told = Vllm(version=(200, {"version": "0.32.0"})).driver().describe()
+    assert (told.version, told.base) == ("0.32.0", "/models/base")
+
+
 def test_the_base_model_is_not_listed_as_an_adapter() -> None:
     """Names come with their paths."""
     vllm = Vllm(**{"v1/models": (200, Vllm.models(**{"bot.v1": "/cache/x"}))})

@@ -48,7 +48,6 @@ def make_situation(*records: VersionRecord, **fields: Any) -> Situation:
     """A situation in which these versions are wanted and verified in the cache."""
     usual: dict[str, Any] = {
         "wishes": tuple(Wish(record) for record in records),
-        "published": frozenset({"bot.v1", "bot.v2"}),
         "listed": {},
         "ready": frozenset(record.digest for record in records),
         "path_of": lambda digest: f"/cache/{digest}",
@@ -155,11 +154,13 @@ def test_what_is_not_for_the_engine_now_waits_in_the_cache() -> None:
 
 
 def test_a_retired_version_is_said_to_be_gone_when_it_is() -> None:
-    """Not while the engine lists it."""
-    fields: dict[str, Any] = {"published": frozenset(), "known": frozenset({"bot.v1"})}
+    """Not while the engine lists it, nor while it is wanted."""
+    fields: dict[str, Any] = {"known": frozenset({"bot.v1"})}
     assert plan(make_situation(**fields)) == [Say("bot.v1", NodeState.RETIRED)]
     leaving = make_situation(listed={"bot.v1": path_of(V1)}, leaving={"bot.v1": 95.0}, **fields)
     assert plan(leaving) == []
+    wanted = make_situation(V1, ready=frozenset(), fetching=frozenset({V1.digest}), **fields)
+    assert plan(wanted) == []
 
 
 def test_the_next_look_is_when_something_is_due() -> None:

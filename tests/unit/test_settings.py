@@ -158,6 +158,12 @@ def test_celery_gets_the_broker_as_it_writes_it(redis_url: str, broker_url: str,
     assert Settings(redis_url=redis_url, broker_url=broker_url).celery_broker_url == celery_url
 
 
+def test_passwords_of_servers_are_not_shown() -> None:
+    """Settings may end in a log or a traceback."""
+    shown = Settings(redis_url="redis://:s3cret@host", broker_url="redis://user:s3cret@host")
+    assert "s3cret" not in f"{shown!r} {shown!s}"
+
+
 def test_every_setting_says_what_it_is_in_the_readme() -> None:
     """The README's table of variables has each setting, and no other."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()

@@ -6,6 +6,8 @@ dispatcher, worker   takes events into the ledger, sweeps, admits servers; consu
 installation         `lora-registry up`: a server and all processes on one machine, out of
 supervisor, embedded   … processes that are restarted when they die or stall, and a Valkey server
 gateway/             the HTTP gateway
+hooks/               webhooks: what their senders say, and what is made of it
+resync                 … what no webhook told; watched_places: what lies at the places that hooks watch
 sources/             one file per scheme
 node/                beside a serving engine, and inside vLLM
 artifact_store       artifacts, written whole or not at all: what a store does, and how one is opened

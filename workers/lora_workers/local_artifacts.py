@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import stat
 import tempfile
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest, is_digest
+from lora_registry.durable import sync
 from lora_registry.errors import ArtifactDamaged, NotFound, Transient
 from lora_registry.report import ValidationReport
 from lora_workers.artifact_store import STALE_S, verified
@@ -49,13 +49,10 @@ class StagedArtifact:
             if not target.is_dir():
                 (self._directory / CONFIG_FILE).write_bytes(config)
                 (self._directory / MANIFEST_FILE).write_bytes(manifest.to_json())
-                for name in (
-                    CONFIG_FILE,
-                    WEIGHTS_FILE,
-                    MANIFEST_FILE,
-                ):  # all are written by now: fewer waits for the disk
-                    _sync(self._directory / name, mode=_READ_ONLY_FILE)
-                _sync(self._directory, mode=_RENAMED_DIRECTORY)
+                # All are written by now: fewer waits for the disk.
+                for name in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):
+                    sync(self._directory / name, mode=_READ_ONLY_FILE)
+                sync(self._directory, mode=_RENAMED_DIRECTORY)
                 with suppress(FileExistsError):
                     _rename(self._directory, target)
             _seal(target)
@@ -138,7 +135,7 @@ class LocalArtifactStore:
             if time.monotonic() > deadline:
                 raise Transient(f"artifact store: too slow to remove {digest}")
             _rename(directory, doomed)
-            _sync(directory.parent)
+            sync(directory.parent)
         shutil.rmtree(doomed, ignore_errors=True)
 
     def remove_stale_staging(self, *, older_than_s: float = STALE_S) -> int:
@@ -157,17 +154,7 @@ def _seal(target: Path) -> None:
     """Finish what comes after the rename, also for a worker that was killed there; then it outlives a power failure."""
     if stat.S_IMODE(target.stat().st_mode) != _READ_ONLY_DIRECTORY:
         target.chmod(_READ_ONLY_DIRECTORY)
-        _sync(target.parent)
-
-
-def _sync(path: Path, *, mode: int | None = None) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(target.parent)
 
 
 def _rename(directory: Path, target: Path) -> None:

@@ -118,19 +118,22 @@ class Resync:
         self._clock = clock
         self._paces = {name: _Pace() for name in self._hooks}
 
-    def once(self) -> list[Seen]:
+    def once(self, *, is_over: Callable[[], bool] = lambda: False) -> list[Seen]:
         """Look at everything once; what is new is queued when this returns.
 
         A hook whose store limits requests, or is away, is left where it was, and its next round goes on from there.
+
+        Args:
+            is_over: says that the round is to end early.
 
         Raises:
             QueueFull: too much is pending already.
             RedisUnavailable: the server is out of reach.
             Configuration: the credentials file was changed for the worse.
         """
-        return [seen for name, hook in self._hooks.items() for seen in self._round(name, hook)]
+        return [seen for name, hook in self._hooks.items() for seen in self._round(name, hook, is_over)]
 
-    def _round(self, name: str, hook: WatchingHook) -> Iterator[Seen]:
+    def _round(self, name: str, hook: WatchingHook, is_over: Callable[[], bool]) -> Iterator[Seen]:
         pace = self._paces[name]
         if pace.not_before > self._clock():
             yield Seen(name, ", ".join(hook.watch), Sight.UNREACHABLE, "The store asked to wait longer.")
@@ -141,7 +144,7 @@ class Resync:
             found, seen = self._attempt(name, watched, lambda watched=watched: self._places.below(hook, watched))  # type: ignore[misc]
             yield from seen
             places += found.places
-            if self._is_over(pace):
+            if self._is_away(pace) or is_over():
                 return
         places = sorted(dict.fromkeys(places))
         start = next((index for index, place in enumerate(places) if place >= pace.resume_at), 0)
@@ -152,11 +155,11 @@ class Resync:
             found, seen = self._attempt(name, place, look)
             yield from seen
             yield from self._compare(name, place, found)
-            if self._is_over(pace):
+            if self._is_away(pace) or is_over():
                 pace.resume_at = place
                 return
 
-    def _is_over(self, pace: _Pace) -> bool:
+    def _is_away(self, pace: _Pace) -> bool:
         return pace.failures >= _PATIENCE or pace.not_before > self._clock()
 
     def _attempt(self, name: str, place: str, ask: Callable[[], Found]) -> tuple[Found, list[Seen]]:
@@ -237,7 +240,7 @@ def run(
     while not is_over():
         pause_s = every_s
         try:
-            report(resync.once())
+            report(resync.once(is_over=is_over))
         except RegistryError as error:
             logger.warning("the round was not finished: %s", error)
             pause_s = min(every_s, _RETRY_S)

@@ -3,8 +3,8 @@
 -- requires: clock, due, finish
 -- KEYS  1 registration
 -- ARGV  1 key prefix  2 registration id  3 stage  4 epoch  5 owner  6 what is missing (JSON object without braces)
---       7 first pause in us  8 longest pause in us  9 deadline in us after the dispatch  10 findings to reject with
---       11 retention in s
+--       7 first pause in us  8 longest pause in us  9 deadline in us after it was dispatched or re-driven
+--       10 findings to reject with  11 retention in s
 -- Returns {'deferred', pause in us}, {'rejected'} or {'lost'}.
 -- Atomic: it is due again or ended exactly when this owner still holds the lease. No attempt is counted. The last look
 -- is at the deadline, so what is there by then is found.

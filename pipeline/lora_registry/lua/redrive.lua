@@ -1,4 +1,4 @@
--- Make a dead-lettered registration due again in the stage where it died, with all its attempts before it.
+-- Make a dead-lettered registration due again in the stage where it died, with all its attempts and its time for an upload before it.
 -- requires: clock, due
 -- KEYS  1 registration  2 dead letters
 -- ARGV  1 key prefix  2 registration id
@@ -12,7 +12,7 @@ redis.call('PERSIST', KEYS[1])
 redis.call('PERSIST', prefix .. ':ledger:history:' .. ARGV[2])
 redis.call('PERSIST', prefix .. ':inbox:idempotency:' .. field[2] .. ':' .. field[3])
 redis.call('HSET', KEYS[1], 'outcome', '', 'state', 'redriven', 'stage', field[1], 'attempts', 0, 'alone', 1,
-  'claimed_with', 0, 'owner', '', 'due_at', now)
+  'claimed_with', 0, 'owner', '', 'due_at', now, 'dispatched_at', now)
 redis.call('HDEL', KEYS[1], 'finished_at', 'dead_stage')
 add_due(prefix .. ':ledger', field[1], field[2], ARGV[2], now)
 return 1

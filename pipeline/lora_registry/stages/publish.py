@@ -63,5 +63,5 @@ def _record(lease: Lease, lora_int_id: int, version: int) -> VersionRecord:
 
 
 def _found_at(pinned: str) -> str:
-    """Where the pinned source is; empty for a local directory, which is where the publisher said."""
+    """Where the pinned source is; empty if that was not kept."""
     return PinnedSource.from_json(pinned).url if pinned else ""

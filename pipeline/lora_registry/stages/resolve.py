@@ -7,6 +7,7 @@ relied on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from lora_registry import file_codes, source_codes
 from lora_registry.errors import Rejected
@@ -50,7 +51,7 @@ def resolve(lease: Lease, *, source: Source, policies: Policies, locate: Locate 
     check_pinned(rule, pinned)
     if pinned.may_grow_s:
         _check_whole(pinned, source)
-    return {"pinned": pinned.to_json()}
+    return {"pinned": replace(pinned, url=pinned.url or url).to_json()}
 
 
 def _check_whole(pinned: PinnedSource, source: Source) -> None:

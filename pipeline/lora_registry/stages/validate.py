@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
-from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config, parse_adapter_config
+from lora_registry.adapter_config import MAX_CONFIG_BYTES, AdapterConfig, canonical_config, parse_adapter_config
 from lora_registry.artifacts import FileDigest, Manifest
+from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Catalog
 from lora_registry.engine_profiles import EngineProfile
 from lora_registry.errors import Rejected
@@ -20,7 +22,7 @@ from lora_registry.judgement import judge, judge_tokenizer, largest_rank
 from lora_registry.kept_traits import keep_traits
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.module_patterns import CompilePattern
-from lora_registry.numeric_report import StartNumericPass
+from lora_registry.numeric_report import NumericPass, StartNumericPass
 from lora_registry.registrations import dump_findings
 from lora_registry.report import ValidationReport, Verdict, rejected, report_of
 from lora_registry.safetensors_header import Header, read_header
@@ -97,17 +99,11 @@ def validate(
     pinned = PinnedSource.from_json(registration.fields["pinned"])
     with store.stage() as staged:
         with _rejection_reported(store, registration.id, profiles):
-            raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
-            config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
-            begun = perf_counter()
-            numbers = numeric(config, base, size_bytes=pinned.weights.size_bytes) if numeric else None
-            weights = source.copy(pinned.weights, staged.weights_path, tap=numbers.feed if numbers else None)
-            timings_ms = {"copy": (perf_counter() - begun) * 1000}
-            header = read_staged_header(staged.weights_path)
-        measured = numbers.finish() if numbers else None
+            copy = _copy(pinned, source, staged.weights_path, base, compile_pattern=compile_pattern, numeric=numeric)
+        measured = copy.numbers.finish() if copy.numbers else None
         judged = judge(
-            config,
-            header,
+            copy.config,
+            copy.header,
             base,
             max_lora_rank=max_lora_rank,
             profiles=profiles,
@@ -117,20 +113,60 @@ def validate(
             ),
             overflows=measured.overflows if measured else (),
         )
-        spectra = measured.to_dict() if measured else None
-        read = len(raw_config) + weights.size_bytes
-        _settle(store, registration.id, report_of(judged, bytes_read=read, timings_ms=timings_ms, spectra=spectra))
-        stored_config = canonical_config(raw_config)
-        ledger.pin(lease, Manifest.of(stored_config, weights).digest)
-        digest = staged.keep(stored_config, weights)
+        report = report_of(
+            judged,
+            bytes_read=len(copy.raw_config) + copy.weights.size_bytes,
+            timings_ms={"copy": copy.took_ms},
+            spectra=measured.to_dict() if measured else None,
+        )
+        _settle(store, registration.id, report)
+        stored_config = canonical_config(copy.raw_config)
+        ledger.pin(lease, Manifest.of(stored_config, copy.weights).digest)
+        digest = staged.keep(stored_config, copy.weights)
     return {
         "digest": digest,
-        "rank": largest_rank(config),
-        "size_bytes": weights.size_bytes,
+        "rank": largest_rank(copy.config),
+        "size_bytes": copy.weights.size_bytes,
         "base_revision": base.revision,
         "findings": dump_findings(judged.findings),
         "traits": keep_traits(judged.traits) if judged.traits else "",
     }
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """What was read of the source: its config, and its weights into the staging."""
+
+    raw_config: bytes
+    config: AdapterConfig
+    weights: FileDigest
+    header: Header
+    numbers: NumericPass | None
+    took_ms: float
+
+
+def _copy(
+    pinned: PinnedSource,
+    source: Source,
+    weights_path: str,
+    base: BaseProfile,
+    *,
+    compile_pattern: CompilePattern | None,
+    numeric: StartNumericPass | None,
+) -> _Copied:
+    """Read the source, once; the numbers of the weights are measured as they pass.
+
+    Raises:
+        Rejected: it cannot be read as an adapter, or changed after it was pinned.
+        Transient: the source is out of reach.
+    """
+    raw_config = source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES)
+    config = parse_adapter_config(raw_config, compile_pattern=compile_pattern)
+    begun = perf_counter()
+    numbers = numeric(config, base, size_bytes=pinned.weights.size_bytes) if numeric else None
+    weights = source.copy(pinned.weights, weights_path, tap=numbers.feed if numbers else None)
+    took_ms = (perf_counter() - begun) * 1000
+    return _Copied(raw_config, config, weights, read_staged_header(weights_path), numbers, took_ms)
 
 
 def read_staged_header(path: str) -> Header:

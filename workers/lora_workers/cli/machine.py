@@ -53,7 +53,7 @@ def up(
     require(*(["workers"] if redis_url else ["workers", "embedded"]), *(["gateway"] if gateway else []))
     start_logging(log_level)
     staffing = Staffing(
-        workers, validate_workers or workers, log_level, gateway_port=gateway, with_resync=_has_watches(load_settings())
+        workers, validate_workers or workers, log_level, gateway_port=gateway, with_resync=has_watches(load_settings())
     )
     with ExitStack() as held:
         directory = held.enter_context(data_directory(data.expanduser().absolute()))
@@ -91,7 +91,7 @@ def _settings_for_up(redis_url: str | None, directory: Path, source_root: list[P
     return settings.model_copy(update={"artifact_store": str(store)})
 
 
-def _has_watches(settings: Settings) -> bool:
+def has_watches(settings: Settings) -> bool:
     """Whether a hook watches a place."""
     if settings.hooks_file is None:
         return False
@@ -111,7 +111,7 @@ def _run(installation: Installation, settings: Settings, *, has_server: bool) ->
             connect(settings.redis_url, name="lora-up").ping()
         print_line(f"starting {', '.join(installation.others)} and {installation.worker_count} workers")
         installation.start_processes()
-        _tell_when_ready(installation, settings)
+        _tell_when_ready(installation, settings, has_server=has_server)
         installation.run(until=stopping)
     finally:
         print_line("stopping")
@@ -119,7 +119,7 @@ def _run(installation: Installation, settings: Settings, *, has_server: bool) ->
     print_line("stopped")
 
 
-def _tell_when_ready(installation: Installation, settings: Settings) -> None:
+def _tell_when_ready(installation: Installation, settings: Settings, *, has_server: bool) -> None:
     if not installation.is_ready():
         print_line("some workers are not ready yet; the log says why")
     for root in settings.source_roots:
@@ -129,6 +129,9 @@ def _tell_when_ready(installation: Installation, settings: Settings) -> None:
         print_line(
             "the numbers of the weights are not looked at (that takes torch: pip install 'lora-registry[numeric]')"
         )
+    if not has_server:  # whoever gave its URL has it, and there may be a password in it
+        print_line("ready")
+        return
     print_line("ready; in other terminals:")
     print_line(f"export LORA_REGISTRY_REDIS_URL={settings.redis_url}")
 

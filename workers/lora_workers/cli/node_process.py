@@ -39,6 +39,9 @@ def node(
     max_lora_rank: Annotated[
         int | None, typer.Option(min=1, help="The engine's --max-lora-rank, where it does not tell.")
     ] = None,
+    any_base: Annotated[
+        bool | None, typer.Option("--any-base", help="Go on although the engine names another base model.")
+    ] = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Keep an engine as the registry says: fetch, load, read back, acknowledge, until SIGTERM.
@@ -77,5 +80,6 @@ _OPTIONS = frozenset(
         "drain_s",
         "profile",
         "max_lora_rank",
+        "any_base",
     }
 )

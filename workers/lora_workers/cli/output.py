@@ -32,7 +32,7 @@ EXIT_CODES: Final = (
     "1 the registration was rejected · "
     "2 wrong usage or configuration, a request refused before it was queued included · "
     "3 dead-lettered, no outcome in time, or not served as asked · "
-    "4 Redis or a watched place is out of reach, Redis has not been admitted, or the event queue is full · "
+    "4 Redis is out of reach, has not been admitted, or the event queue is full; or a watched place is out of reach · "
     "130 interrupted"
 )
 _WIDTH_OF_A_FILE = 240

@@ -18,9 +18,9 @@ from typing import Final
 
 from lora_registry import node_codes as codes
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog import Catalog, VersionRecord
 from lora_registry.connection import connect
-from lora_registry.errors import RedisUnavailable, RegistryError
+from lora_registry.errors import NotFound, RedisUnavailable, RegistryError
 from lora_registry.nodes import NodeInfo, NodeRegistry, NodeState
 from lora_registry.selection import parse_selector, wanted_by
 from lora_registry.settings import Settings
@@ -45,6 +45,7 @@ from lora_workers.node.plan import (
     next_look_s,
     plan,
 )
+from lora_workers.node.same_base import why_another_base
 from lora_workers.node.wishes import Wish, wishes_of
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,10 @@ _FETCHES_AT_ONCE: Final = 4
 _BUSY_LOOK_S: Final = 0.5
 _LONGEST_DRAIN: Final = 20
 """So many drain times: then an adapter is unloaded even if requests for it never end."""
+_PATIENCE: Final = 3
+"""What may pass is acknowledged as failed when it came so often in a row: a promotion takes that for the last word."""
 _UP: Final = frozenset({NodeState.LOADED, NodeState.ROUTABLE})
+_NOT_ON_THE_WAY: Final = frozenset({None, NodeState.FAILED, NodeState.SKIPPED, NodeState.RETIRED})
 
 
 class Agent:
@@ -77,7 +81,7 @@ class Agent:
         self._driver = driver
         self._origin = origin
         client = connect(settings.redis_url, name="lora-node")
-        self._nodes = NodeRegistry(client, settings)
+        self._nodes, self._catalog = NodeRegistry(client, settings), Catalog(client, settings)
         self._acks = Acknowledgements(self._nodes, options.node_id)
         self._selector = parse_selector(options.select)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
@@ -87,9 +91,12 @@ class Agent:
         self._view: CatalogView | None = None
         self._generation = ""
         self._info: NodeInfo | None = None
+        self._base = ""
+        self._other_base: str | None = None  # not compared yet
         self._has_joined = False
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
+        self._wished: frozenset[str] = frozenset()
         self._fetching: set[str] = set()
         self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
@@ -181,6 +188,7 @@ class Agent:
             self._generation = view.cursor.generation
             self._acks.say_again()
         self._acks.flush()
+        self._compare_bases()
         situation = self._situation(view, listed)
         for action in plan(situation):
             if self._stopping.is_set():
@@ -197,18 +205,31 @@ class Agent:
     def _look_at_engine(self) -> dict[str, str | None]:
         listed = self._driver.listed()
         if self._info is None or self._engine_failures:
-            self._info = describe_node(self._driver.describe(), self._options)
+            told = self._driver.describe()
+            self._info, self._base = describe_node(told, self._options), told.base
+            self._other_base = None
             self._refusals.clear()
             self._resting.clear()  # it may have been started again with other options
         self._engine_failures = 0
         return listed
+
+    def _compare_bases(self) -> None:
+        """Until they are the same: somebody may tell the registry the engine's name for it."""
+        if self._other_base == "" or self._options.any_base:
+            return
+        try:
+            self._other_base = why_another_base(self._base, self._catalog.base(self._options.base))
+        except NotFound:
+            self._other_base = ""  # nothing was ever registered for it
+        except RedisUnavailable as error:
+            logger.warning("the engine's base model was not compared: %s", error)
 
     def _without_engine(self, view: CatalogView | None, failure: NodeFailure) -> float:
         """Fetch all the same; say so if it lasts."""
         self._engine_failures += 1
         if self._engine_failures == 1:
             logger.warning("%s", failure.message)
-        for name in self._acks.known if self._engine_failures > 1 else ():
+        for name in self._acks.known if self._engine_failures >= _PATIENCE else ():
             if self._acks.state(name) in _UP:
                 self._acks.fail(name, failure)
         self._confirmed.clear()
@@ -231,7 +252,6 @@ class Agent:
         busy = self._driver.busy() if is_up and is_asked else frozenset()
         return Situation(
             wishes=wishes,
-            published=frozenset(record.served_name for record in view.versions.values()),
             listed=listed,
             ready=frozenset(wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)),
             path_of=lambda digest: str(self._cache.path(digest)),
@@ -249,9 +269,14 @@ class Agent:
         )
 
     def _notice_wishes(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
-        for wish in wishes:
-            if self._acks.state(wish.name) is None:
-                self._acks.say(wish.name, NodeState.SEEN)
+        """Begin anew with what is wanted since now, whatever became of it when it was wanted before."""
+        wished = frozenset(wish.name for wish in wishes)
+        for name in wished - self._wished:
+            self._resting.pop(name, None)
+            self._failures.pop(name, None)
+            if self._acks.state(name) in _NOT_ON_THE_WAY:
+                self._acks.say(name, NodeState.SEEN)
+        self._wished = wished
         held = {digest for path in listed.values() if (digest := self._cache.digest_at(path))}
         digests = frozenset({wish.record.digest for wish in wishes} | held)
         if digests != self._digests:
@@ -310,8 +335,7 @@ class Agent:
         self._unloaded.add(name)
         self._confirmed.discard(name)
         self._leaving.pop(name, None)
-        view = self._view
-        if view and name not in {record.served_name for record in view.versions.values()}:
+        if name not in self._wished:
             self._say(name, NodeState.RETIRED)
         elif self._acks.state(name) in _UP:
             self._acks.say(name, NodeState.FETCHED)
@@ -321,7 +345,9 @@ class Agent:
         self._acks.say(record.served_name, NodeState.SKIPPED, code, reason)
 
     def _refusal(self, record: VersionRecord) -> tuple[str, str]:
-        """Code and reason why the engine is not given a version; judged once for each."""
+        """Code and reason why the engine is not given a version; its fit is judged once for each."""
+        if self._other_base:
+            return codes.NODE_OTHER_BASE.code, self._other_base
         name = record.served_name
         if self._info and name not in self._refusals:
             self._refusals[name] = refusal(record, self._info)
@@ -329,7 +355,8 @@ class Agent:
 
     def _say(self, name: str, state: NodeState) -> None:
         if state is NodeState.RETIRED:
-            self._cache.forget(name)
+            if not self._is_published(name):
+                self._cache.forget(name)
             for kept in (self._resting, self._failures, self._refusals):
                 kept.pop(name, None)
         if state is NodeState.RESOLVABLE and self._options.eager:
@@ -337,6 +364,9 @@ class Agent:
             self._acks.say(name, NodeState.SKIPPED, slots_taken.code, f"{slots_taken.cause} {slots_taken.remedy}")
         else:
             self._acks.say(name, state)
+
+    def _is_published(self, name: str) -> bool:
+        return self._view is not None and any(name == each.served_name for each in self._view.versions.values())
 
     def _try(self, name: str, work: Callable[[], None]) -> None:
         try:
@@ -349,7 +379,9 @@ class Agent:
         count = self._failures[name] = self._failures.get(name, 0) + 1
         pause_s = min(options.retry_max_s, options.retry_first_s * 2.0 ** (count - 1))
         self._resting[name] = time.monotonic() + (pause_s if failure.may_pass else options.retry_refused_s)
-        if name in self._acks.known:
+        if failure.may_pass and count < _PATIENCE:
+            logger.info("%s: %s, again in %g s: %s", name, failure.code, pause_s, failure.message)
+        elif name in self._acks.known:
             self._acks.fail(name, failure)
 
     # Fetching, in threads of its own: a large artifact delays no other
@@ -386,6 +418,6 @@ class Agent:
             self._fetching.discard(record.digest)
             if failure:
                 self._fail(record.served_name, failure)
-            elif self._acks.state(record.served_name) not in _UP:
+            elif record.served_name in self._wished and self._acks.state(record.served_name) not in _UP:
                 self._failures.pop(record.served_name, None)
                 self._acks.say(record.served_name, NodeState.FETCHED)

@@ -46,6 +46,9 @@ class NodeOptions(BaseSettings):
     max_lora_rank: Annotated[int, Field(gt=0)] | None = None
     """Largest rank that the engine was started for, where it does not tell; None: not known."""
 
+    any_base: bool = False
+    """Whether it goes on although the engine names another base model."""
+
     node_id: NodeId = Field(default_factory=lambda: default_node_id())
     """The node's name among all nodes; the default is the host's name and the engine's port."""
     select: str = ""

@@ -20,7 +20,6 @@ class Situation:
 
     Attributes:
         wishes: what the node wants.
-        published: served names in the catalog.
         listed: what the engine lists: name → path; None where it does not tell paths.
         ready: digests that are verified in the cache.
         fetching: digests on their way.
@@ -38,7 +37,6 @@ class Situation:
     """
 
     wishes: tuple[Wish, ...]
-    published: frozenset[str]
     listed: Mapping[str, str | None]
     ready: frozenset[str]
     path_of: Callable[[str], str]
@@ -178,6 +176,6 @@ def _for_leaving(situation: Situation) -> Iterator[Action]:
 
 
 def _for_retired(situation: Situation) -> Iterator[Action]:
-    for name in sorted(situation.known - situation.published):
+    for name in sorted(situation.known - {wish.name for wish in situation.wishes}):
         if name not in situation.listed:
             yield Say(name, NodeState.RETIRED)

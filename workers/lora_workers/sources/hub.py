@@ -114,10 +114,17 @@ class HubStore:
 
     def repos(self, owner: str, *, credential: str, limit: int) -> Sequence[str]:
         """Names (`owner/name`) of the model repositories that a user or organisation has, at most `limit`."""
+        # The library's own listing would sleep, for minutes, where the Hub limits requests.
         endpoint, token = self._access(credential)
+        url = f"{endpoint}/api/models?author={quote(owner, safe='')}&limit={limit}"
+        names: tuple[str, ...] = ()
         with self._mapped(_Place(f"{owner}/*", "main", ""), token):
-            found = HfApi(endpoint=endpoint, token=token or False).list_models(author=owner, limit=limit)
-            return sorted(each.id for each in found if each.id.startswith(f"{owner}/"))
+            while url.startswith(f"{endpoint}/") and len(names) < limit:
+                response = get_session().get(url, headers=build_hf_headers(token=token or False), timeout=_TIMEOUT)
+                hf_raise_for_status(response)
+                names += tuple(str(each["id"]) for each in response.json())
+                url = response.links.get("next", {}).get("url", "")
+        return sorted(each for each in names[:limit] if each.startswith(f"{owner}/"))
 
     def pin(self, file: PinnedFile) -> PinnedFile:
         """It is pinned by its commit."""

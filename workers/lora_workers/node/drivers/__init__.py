@@ -25,6 +25,7 @@ class EngineDescription:
         target_modules: last parts of the names of the modules that it was started for.
         tensor_parallel_size: devices that share one model.
         slots: adapters that it holds loaded at a time.
+        base: name or path of the base model that it was started with.
     """
 
     engine: str
@@ -33,6 +34,7 @@ class EngineDescription:
     target_modules: tuple[str, ...] | None = None
     tensor_parallel_size: int | None = None
     slots: int | None = None
+    base: str = ""
 
 
 class Driver(Protocol):

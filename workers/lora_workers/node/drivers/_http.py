@@ -87,9 +87,20 @@ class EngineHttp:
         Raises:
             NodeFailure: the engine is out of reach.
         """
+        return str(self._base_card()["id"])
+
+    def base_root(self) -> str:
+        """What the engine was started with as its base model: a name or a path; empty if it does not tell.
+
+        Raises:
+            NodeFailure: the engine is out of reach.
+        """
+        return str(self._base_card().get("root") or "")
+
+    def _base_card(self) -> dict[str, Any]:
         for card in self.ask("/v1/models").get("data") or ():
             if not card.get("parent"):
-                return str(card["id"])
+                return dict(card)
         raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, "the engine lists no base model", may_pass=True)
 
     def answers(self, body: dict[str, Any], *, path: str = "/v1/completions") -> httpx.Response:

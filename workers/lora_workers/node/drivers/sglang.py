@@ -41,6 +41,7 @@ class SglangDriver:
             target_modules=tuple(sorted(modules)) if modules and "all" not in modules else None,
             tensor_parallel_size=_number(told.get("tp_size")),
             slots=_number(told.get("max_loaded_loras")),
+            base=str(told.get("model_path") or ""),
         )
 
     def listed(self) -> dict[str, str | None]:

@@ -37,8 +37,9 @@ class VllmDriver:
         self._http = http
 
     def describe(self) -> EngineDescription:
-        """See `Driver`. vLLM tells its version and no more."""
-        return EngineDescription("vllm", version=str(self._http.ask("/version").get("version", "")))
+        """See `Driver`. vLLM tells its version and its base model, and no more."""
+        version = str(self._http.ask("/version").get("version", ""))
+        return EngineDescription("vllm", version=version, base=self._http.base_root())
 
     def listed(self) -> dict[str, str | None]:
         """See `Driver`."""

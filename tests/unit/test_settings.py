@@ -162,11 +162,3 @@ def test_passwords_of_servers_are_not_shown() -> None:
     """Settings may end in a log or a traceback."""
     shown = Settings(redis_url="redis://:s3cret@host", broker_url="redis://user:s3cret@host")
     assert "s3cret" not in f"{shown!r} {shown!s}"
-
-
-def test_every_setting_says_what_it_is_in_the_readme() -> None:
-    """The README's table of variables has each setting, and no other."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    section = readme.partition("## Configuration")[2].partition("\n## ")[0]
-    rows = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
-    assert sorted(rows) == sorted(name.upper() for name in Settings.model_fields)

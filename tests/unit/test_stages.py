@@ -271,11 +271,11 @@ def test_docstring_of_the_package_walks_the_stages_in_order() -> None:
 
 
 def test_table_of_the_readme_has_the_stages_in_order() -> None:
-    """Every row names a station of the map, in its order, and a file that is there."""
+    """Every row names a file that is there, and those of this package stations of its map, in its order."""
     rows = rows_of_the_readme()
     assert [stage for stage, _ in rows if stage in set(Stage)] == list(ORDER)
     walked = iter(stations_of_the_docstring())
-    assert all(stage in walked for stage, _ in rows)
+    assert all(stage in walked for stage, path in rows if path.startswith("pipeline/"))
     for stage, path in rows:
         assert (ROOT / path).is_file()
         if stage in set(Stage):

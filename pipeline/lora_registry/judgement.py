@@ -35,7 +35,7 @@ class Judgement:
         findings: everything that is wrong or noteworthy.
         engines: verdict by the name of an engine profile.
         timings_ms: milliseconds for `structure` and `engines`.
-        traits: what any engine's verdict depends on; None if an error was found.
+        traits: what any engine's verdict depends on; None if an error was found, or nobody needs them.
     """
 
     findings: tuple[Finding, ...]
@@ -54,6 +54,7 @@ def judge(
     other_files: Sequence[str] = (),
     more_findings: Sequence[Finding] = (),
     overflows: Sequence[str] = (),
+    with_traits: bool = False,
 ) -> Judgement:
     """Judge an adapter by its two parts.
 
@@ -64,6 +65,7 @@ def judge(
         other_files: names of further files beside the two, where the source itself is looked at.
         more_findings: what was found besides, about the tokenizer or the numbers.
         overflows: dtypes, as safetensors calls them, that the numbers overflow, where they were looked at.
+        with_traits: gather the traits for the version record, though no profile may need them now.
     """
     begun = perf_counter()
     if any(profile.served_dtype(base.dtype) not in overflows for profile in profiles):
@@ -71,9 +73,10 @@ def judge(
     findings = (*_check_rank(config, max_lora_rank), *check_compatibility(config, header, base), *more_findings)
     timings_ms = {"structure": (perf_counter() - begun) * 1000}
     begun = perf_counter()
+    traits, engines = None, {}
     if has_error(findings):
-        traits, engines = None, refuse_invalid(profiles, findings)
-    else:
+        engines = refuse_invalid(profiles, findings)
+    elif profiles or with_traits:
         traits = traits_of(config, header, base, other_files=other_files, overflows=overflows)
         engines = judge_engines(traits, profiles)
     timings_ms["engines"] = (perf_counter() - begun) * 1000

@@ -112,6 +112,7 @@ def validate(
                 *(measured.findings if measured else ()),
             ),
             overflows=measured.overflows if measured else (),
+            with_traits=True,
         )
         report = report_of(
             judged,

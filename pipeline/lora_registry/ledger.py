@@ -8,7 +8,7 @@ losing them costs a sweep interval, never a registration.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -215,23 +215,14 @@ class Ledger:
             RedisUnavailable: the server is out of reach; the lease runs out by itself.
         """
         settings = self._settings
-        answer = scripts.call(
-            self._redis,
+        retry_after_s = min(getattr(error, "retry_after_s", 0.0), _LONGEST_RETRY_AFTER_S)
+        answer = self._give_back(
+            lease,
             "fail",
-            keys=[self._keys.registration(lease.registration.id)],
-            args=[
-                *self._lease_arguments(lease),
-                _described(error),
-                int(settings.backoff_first_s * _US_PER_S),
-                int(settings.backoff_max_s * _US_PER_S),
-                settings.max_attempts,
-                settings.dead_letter_retention_s,
-                int(min(getattr(error, "retry_after_s", 0.0), _LONGEST_RETRY_AFTER_S) * _US_PER_S),
-            ],
+            error,
+            [settings.max_attempts, settings.dead_letter_retention_s, int(retry_after_s * _US_PER_S)],
         )
-        if answer[0] == "lost":
-            raise LeaseLost
-        return bool(answer[0] == "dead")
+        return answer == "dead"
 
     def pin(self, lease: Lease, digest: str) -> None:
         """Keep garbage collection off the artifact `digest` until the registration ends; call it before keeping one.
@@ -264,24 +255,13 @@ class Ledger:
             LeaseLost: another worker owns the registration; nothing was written.
             RedisUnavailable: the server is out of reach; the lease runs out by itself.
         """
-        settings = self._settings
-        answer = scripts.call(
-            self._redis,
+        answer = self._give_back(
+            lease,
             "defer",
-            keys=[self._keys.registration(lease.registration.id)],
-            args=[
-                *self._lease_arguments(lease),
-                _described(error),
-                int(settings.backoff_first_s * _US_PER_S),
-                int(settings.backoff_max_s * _US_PER_S),
-                int(error.deadline_s * _US_PER_S),
-                dump_findings(error.findings),
-                settings.retention_s,
-            ],
+            error,
+            [int(error.deadline_s * _US_PER_S), dump_findings(error.findings), self._settings.retention_s],
         )
-        if answer[0] == "lost":
-            raise LeaseLost
-        return bool(answer[0] == "rejected")
+        return answer == "rejected"
 
     def renew(self, lease: Lease) -> None:
         """Prolong the lease by `lease_s` from now.
@@ -449,6 +429,25 @@ class Ledger:
         if answer[0] == "lost":
             raise LeaseLost
         return int(answer[1])
+
+    def _give_back(self, lease: Lease, script: str, error: Exception, rest: Sequence[str | int]) -> str:
+        """Run a script that makes the registration due again after a pause, or ends it; what it says it did."""
+        settings = self._settings
+        answer = scripts.call(
+            self._redis,
+            script,
+            keys=[self._keys.registration(lease.registration.id)],
+            args=[
+                *self._lease_arguments(lease),
+                _described(error),
+                int(settings.backoff_first_s * _US_PER_S),
+                int(settings.backoff_max_s * _US_PER_S),
+                *rest,
+            ],
+        )
+        if answer[0] == "lost":
+            raise LeaseLost
+        return str(answer[0])
 
     def _lease_arguments(self, lease: Lease) -> list[str | int]:
         return [self._keys.prefix, lease.registration.id, lease.stage, lease.epoch, lease.owner]

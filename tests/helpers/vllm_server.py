@@ -17,12 +17,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
 from tests.helpers.adapters_on_disk import read_floats
+from tests.helpers.loopback import served
 
 Answer = tuple[int, Any]
 _TOKENS = 4
@@ -162,15 +163,8 @@ def vllm_server() -> Iterator[VllmServer]:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.let_answer.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as state.url:
+        try:
+            yield state
+        finally:
+            state.let_answer.set()

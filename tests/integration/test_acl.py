@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -172,6 +173,20 @@ class Processes:
         return codes
 
 
+@contextmanager
+def without_refusal(server: Server, settings: Settings, log: Path) -> Iterator[Processes]:
+    """Processes that end with the test, and of which none may say that it was refused anything."""
+    running = Processes(server, settings, log)
+    try:
+        yield running
+    finally:
+        running.stop()
+        said = log.read_text()
+        print(said)
+    assert "noperm" not in said.lower()
+    assert "no permissions" not in said.lower()
+
+
 def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_role(
     server: Server, canary_engine: VllmServer, tmp_path: Path
 ) -> None:
@@ -181,8 +196,7 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
     """
     engines = {BASE: f"vllm@{canary_engine.url}"}
     settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0, canary_engines=engines)
-    running = Processes(server, settings, tmp_path / "processes.log")
-    try:
+    with without_refusal(server, settings, tmp_path / "processes.log") as running:
         running.start("dispatcher", "dispatcher")
         running.start("worker", "worker", "--queues", ",".join(ORDER))
         operator = Catalog(server.as_role("operator"), settings)
@@ -223,12 +237,6 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         slots = f"{KEYS.ledger}:slots:{Stage.ALLOCATE}"
         wait_until(lambda: server.as_role("tests").zcard(slots), what="the worker's slots")
         assert running.all_run()
-    finally:
-        running.stop()
-        said = (tmp_path / "processes.log").read_text()
-        print(said)
-    assert "no permissions" not in said.lower()
-    assert "noperm" not in said.lower()
 
 
 def test_a_node_agent_works_under_its_own_role(server: Server, tmp_path: Path) -> None:
@@ -264,7 +272,6 @@ def test_node_says_what_it_is_and_does_under_its_own_role(server: Server) -> Non
 def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server, tmp_path: Path) -> None:
     """The gateway has what it needs for tokens, policies, quotas, waiting and showing, and says no refusal."""
     settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0, require_namespace_policy=True)
-    running = Processes(server, settings, tmp_path / "processes.log")
     operator = server.as_role("operator")
     Catalog(operator, settings).add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
     rules = (SourceRule(prefix=str(tmp_path / "sources")),)
@@ -273,7 +280,8 @@ def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server
     source = copy_adapter(tmp_path / "sources" / "web-bot", variant=9)
     body = {"namespace": "web", "name": "web-bot", "base_model": BASE, "source": str(source)}
     as_gateway = settings.model_copy(update={"redis_url": server.url("gateway")})
-    try:
+    with ExitStack() as after, without_refusal(server, settings, tmp_path / "processes.log") as running:
+        after.callback(Tokens(operator, settings).revoke, token.id)
         running.start("dispatcher", "dispatcher")
         running.start("worker", "worker", "--queues", ",".join(ORDER))
         with running_gateway(as_gateway, on_loopback=False, token=secret.get_secret_value()) as client:
@@ -292,13 +300,6 @@ def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server
             again = client.post(REGISTRATIONS, json=body, headers={"Idempotency-Key": "once"})
             assert again.status_code == 200
         assert running.all_run()
-    finally:
-        running.stop()
-        Tokens(operator, settings).revoke(token.id)
-        said = (tmp_path / "processes.log").read_text()
-        print(said)
-    assert "noperm" not in said.lower()
-    assert "no permissions" not in said.lower()
 
 
 def test_a_delivery_with_gateway_and_dispatcher_under_their_roles(
@@ -310,9 +311,8 @@ def test_a_delivery_with_gateway_and_dispatcher_under_their_roles(
     hooks_file = hooks.write_hooks(tmp_path / "hooks.json")
     settings = make_settings(server.url("gateway"), tmp_path, hooks_file=hooks_file, hook_quiet_s=0.05, hook_history=2)
     deliveries = HookDeliveries(server.as_role("operator"), settings)
-    running = Processes(server, settings, tmp_path / "processes.log")
     push = hooks.hub(hooks.hub_push("acme/a", sha="1" * 40))
-    try:
+    with without_refusal(server, settings, tmp_path / "processes.log") as running:
         running.start("dispatcher", "dispatcher")
         with running_gateway(settings) as client:
 
@@ -327,12 +327,6 @@ def test_a_delivery_with_gateway_and_dispatcher_under_their_roles(
             assert [verdict(push.changed(webhook_id=each)) for each in "234"] == ["duplicate"] * 3
             assert verdict(hooks.hub(b"{}", delivery_id="5")) == "ignored"
         assert running.all_run()
-    finally:
-        running.stop()
-        said = (tmp_path / "processes.log").read_text()
-        print(said)
-    assert "noperm" not in said.lower()
-    assert "no permissions" not in said.lower()
 
 
 def test_a_resync_under_the_role_of_the_gateway(server: Server, tmp_path: Path, hub_server: HubServer) -> None:
@@ -344,19 +338,12 @@ def test_a_resync_under_the_role_of_the_gateway(server: Server, tmp_path: Path, 
     changes = {"hooks_file": hooks_file, "hook_quiet_s": 0.05, "hub_endpoint": hub_server.endpoint}
     settings = make_settings(server.url("gateway"), tmp_path, resync_interval_s=0.1, **changes)
     deliveries = HookDeliveries(server.as_role("operator"), settings)
-    running = Processes(server, settings, tmp_path / "processes.log")
-    try:
+    with without_refusal(server, settings, tmp_path / "processes.log") as running:
         running.start("dispatcher", "dispatcher")
         running.start("gateway", "resync")
         wait_until(lambda: any(each.registrations for each in deliveries.history("hub")), what="the registration")
         wait_until(lambda: any(each.times > 1 for each in deliveries.history("hub")), what="a second round")
         assert running.all_run()
-    finally:
-        running.stop()
-        said = (tmp_path / "processes.log").read_text()
-        print(said)
-    assert "noperm" not in said.lower()
-    assert "no permissions" not in said.lower()
 
 
 @pytest.mark.parametrize("role", ROLES)

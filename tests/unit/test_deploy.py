@@ -20,6 +20,7 @@ from lora_workers.node.options import NodeOptions
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
+KUBERNETES = DEPLOY / "kubernetes"
 USERS = (DEPLOY / "redis" / "users.acl").read_text()
 TEXTS = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
 
@@ -37,9 +38,13 @@ def our_services() -> dict[str, dict[str, Any]]:
 
 def parse_command(line: str) -> tuple[str, dict[str, Any]]:
     """The command that a command line would run, and its parameters; nothing is run."""
-    name, *rest = shlex.split(line)
-    commands: Any = typer.main.get_command(app)
-    return name, commands.commands[name].make_context(name, rest).params
+    rest = shlex.split(line)
+    command: Any = typer.main.get_command(app)
+    name = ""
+    while commands := getattr(command, "commands", None):
+        name = rest.pop(0)
+        command = commands[name]
+    return name, command.make_context(name, rest).params
 
 
 @pytest.mark.parametrize("name", our_services())
@@ -100,6 +105,83 @@ def test_server_keeps_what_it_acknowledged_and_evicts_nothing() -> None:
     assert options["--maxmemory-policy"] == "noeviction"
     mounted = [volume for volume in services()["valkey"]["volumes"] if f":{options['--aclfile']}" in volume]
     assert (COMPOSE.parent / mounted[0].split(":")[0]).resolve() == DEPLOY / "redis" / "users.acl"
+
+
+def manifests(*names: str) -> list[dict[str, Any]]:
+    """The Kubernetes objects of these files; of those that kustomization.yaml names, if none is given."""
+    files = names or yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
+    return [each for name in files for each in yaml.safe_load_all((KUBERNETES / name).read_text())]
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The pod that an object makes; None if it makes none."""
+    spec = manifest.get("spec", {})
+    template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+    return template["spec"] if template else None
+
+
+PODS = {
+    each["metadata"]["name"]: pod
+    for each in [*manifests(), *manifests("vllm-node.yaml")]
+    if (pod := pod_of(each)) is not None
+}
+OURS = {
+    name: container
+    for name, pod in PODS.items()
+    for container in pod["containers"]
+    if container["image"] == "lora-registry"
+}
+
+
+def secret_of(container: dict[str, Any], variable: str) -> str:
+    """The key of the secret that a variable of the container comes from."""
+    found = next(each for each in container["env"] if each["name"] == variable)
+    key: str = found["valueFrom"]["secretKeyRef"]["key"]
+    return key
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_containers_on_kubernetes_run_a_command_of_ours_as_its_own_user(name: str) -> None:
+    """No container ends with a usage error or a refused user, and none has the operator's rights but the collector."""
+    command, _ = parse_command(shlex.join(OURS[name]["args"]))
+    user = secret_of(OURS[name], "LORA_REGISTRY_REDIS_URL")
+    assert user == {"gc": "operator"}.get(command, command)
+    assert f"user {user} on " in USERS
+
+
+def test_kubernetes_runs_a_worker_for_every_stage_and_dispatchers() -> None:
+    """Without either, registrations would stop somewhere."""
+    parsed = [parse_command(shlex.join(each["args"])) for each in OURS.values()]
+    assert [command for command, _ in parsed].count("dispatcher") == 1
+    worked_on = [stage for command, given in parsed if command == "worker" for stage in _parse_stages(given["queues"])]
+    assert sorted(worked_on) == sorted(ALWAYS)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pods_mount_what_they_name_and_are_not_told_of_services(name: str) -> None:
+    """A container mounts only volumes of its pod, and Kubernetes does not add LORA_REGISTRY_… of its own."""
+    pod = PODS[name]
+    volumes = {each["name"] for each in pod.get("volumes", ())} | {"data"}  # Valkey's own claim
+    mounted = {mount["name"] for each in pod["containers"] for mount in each.get("volumeMounts", ())}
+    assert mounted <= volumes
+    assert pod["enableServiceLinks"] is False
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_our_containers_on_kubernetes_have_no_more_rights_than_they_need() -> None:
+    """Everything of ours runs without root, without capabilities and on a file system that it cannot change."""
+    for name, container in OURS.items():
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {**PODS[name]["securityContext"], **container["securityContext"]}["runAsNonRoot"] is True
+
+
+def test_settings_on_kubernetes_are_legal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration that all of them share is taken as it is."""
+    (shared,) = [each["data"] for each in manifests("settings.yaml")]
+    for variable, value in shared.items():
+        monkeypatch.setenv(variable, value)
+    assert Settings().artifact_store == "s3://lora-artifacts/v1"
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)

@@ -3,8 +3,8 @@
 Each method names and packs its tensors in its own way; config.json says which one it is, because two of them use one
 name for opposite layouts. Where the files hold a second trace of a size, both must agree.
 
-Source: qweight in vLLM's gptq and awq loaders (vllm/model_executor/layers/quantization); compressed-tensors'
-    pack-quantized format; QuantState.as_dict in bitsandbytes/functional.py.
+Source: qweight in vLLM's gptq and awq loaders (vllm/model_executor/layers/quantization); `dynamic` of GPTQModel's
+    QuantizeConfig; compressed-tensors' pack-quantized format; QuantState.as_dict in bitsandbytes/functional.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MAX_READ_BYTES = 4096
 
 _FP8 = {"F8_E4M3", "F8_E5M2"}
 _WORD_BITS = 32
+_MOST_BITS = 8
 _SIDE_TENSORS = (
     ".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_scale_inv", ".weight_zero_point", ".weight_g_idx",
     ".weight_global_scale", ".input_scale", ".input_zero_point", ".input_global_scale", ".weight_shape", ".SCB",
@@ -113,15 +114,30 @@ class _Unpacker:
         bits = self._bits(self._declared.get("bits", self._declared.get("w_bit")), module)
         if len(entry.shape) != 2:
             raise _contradiction(module)
+        if self._declared.get("dynamic"):
+            bits = self._own_bits(module, usual=bits)
         first, second = entry.shape
         if method == "awq":
             return self._agreed(module, out=self._exact(second * _WORD_BITS, bits, module), in_=first)
         return self._agreed(module, out=second, in_=self._exact(first * _WORD_BITS, bits, module))
 
+    def _own_bits(self, module: str, *, usual: int) -> int:
+        """Bits of one module's weights where `dynamic` gives some modules, by patterns of names, others than the usual.
+
+        The zero points, packed as the weights are, tell them beside the scales, of which there are as many.
+        """
+        zeros, scales = self._entries.get(f"{module}.qzeros"), self._entries.get(f"{module}.scales")
+        if zeros is None or scales is None or not zeros.shape or not scales.shape:
+            return usual
+        bits = self._exact(zeros.shape[-1] * _WORD_BITS, scales.shape[-1], module)
+        if not 2 <= bits <= _MOST_BITS:
+            raise _contradiction(module)
+        return bits
+
     def _agreed(self, module: str, *, out: int, in_: int) -> Shape:
         """The shape, if the scales and the order of groups, where they are there, say the same."""
         scales, order = self._entries.get(f"{module}.scales"), self._entries.get(f"{module}.g_idx")
-        if scales is not None and scales.shape[-1] != out:
+        if scales is not None and scales.shape[-1:] != (out,):
             raise _contradiction(module)
         if order is not None and order.shape != (in_,):
             raise _contradiction(module)
@@ -184,7 +200,7 @@ class _Unpacker:
         return (shape[0], shape[1])
 
     def _bits(self, bits: object, module: str) -> int:
-        if type(bits) is not int or not 2 <= bits <= 8:
+        if type(bits) is not int or not 2 <= bits <= _MOST_BITS:
             message = "config.json does not say how many bits a weight has."
             raise BaseProfileError.of(fit_codes.BASE_QUANTIZED_UNSUPPORTED, module, message, actual=repr(bits)[:40])
         return bits

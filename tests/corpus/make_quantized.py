@@ -1,9 +1,10 @@
 """Makes tests/payloads/quantized: `python -m tests.corpus.make_quantized DIRECTORY`, one tiny Llama in many forms.
 
 The real libraries write each of them, on the CPU. They are no dependencies of the tests; what is in the repository was
-made with bitsandbytes 0.50.2, compressed-tensors 0.20.0, accelerate 1.15.0 and transformers 5.23.0:
+made with bitsandbytes 0.50.2, compressed-tensors 0.20.0, accelerate 1.15.0 and transformers 5.23.0, and GPTQ, AWQ and
+FP8 with auto-round 0.16.1 and transformers 5.24.0:
 
-    pip install bitsandbytes compressed-tensors accelerate loguru
+    pip install bitsandbytes compressed-tensors accelerate loguru auto-round
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    FineGrainedFP8Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 BITSANDBYTES: dict[str, dict[str, Any]] = {
     "bnb-nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
@@ -28,6 +36,15 @@ COMPRESSED = {
     "ct-int8": ("W8A8", "int-quantized"),
 }
 GROUP = 16
+_MIXED = {"model.layers.0.mlp.down_proj": {"bits": 8}, "model.layers.1.self_attn.q_proj": {"bits": 2}}
+AUTO_ROUND: dict[str, tuple[str, dict[str, Any]]] = {
+    "gptq-w4": ("auto_gptq", {"scheme": "W4A16", "group_size": GROUP}),
+    "gptq-w8": ("auto_gptq", {"scheme": "W8A16", "group_size": GROUP}),
+    "gptq-mixed": ("auto_gptq", {"scheme": "W4A16", "group_size": GROUP, "layer_config": _MIXED}),
+    "awq-w4": ("auto_awq", {"scheme": "W4A16", "group_size": GROUP, "sym": False}),
+    "fp8-128": ("fp8", {"scheme": "FP8_BLOCK"}),
+}
+"""Projections whose output is no multiple of 32 stay as they are in GPTQ and AWQ."""
 LARGEST_FLOAT8 = 448.0
 
 
@@ -83,6 +100,43 @@ def make_compressed(plain: Path, directory: Path, *, scheme: str, form: str) -> 
     compressor.update_config(directory)
 
 
+def make_auto_round(plain: Path, directory: Path, *, form: str, **how: Any) -> None:
+    """The model as auto-round leaves it without calibration: every weight rounded to the nearest."""
+    from auto_round import AutoRound
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    model = LlamaForCausalLM.from_pretrained(plain, dtype=torch.bfloat16)
+    rounded = AutoRound(
+        model, PreTrainedTokenizerFast(tokenizer_object=words), iters=0, disable_opt_rtn=True, device_map="cpu", **how
+    )
+    rounded.quantize_and_save(directory / "below", format=form)
+    (written,) = (directory / "below").iterdir()  # it names a folder after the scheme
+    for name in ("config.json", "model.safetensors"):
+        shutil.move(written / name, directory / name)
+    shutil.rmtree(directory / "below")
+
+
+def make_fp8(plain: Path, directory: Path) -> None:
+    """The model as transformers quantises it while loading, in blocks of GROUP x GROUP.
+
+    It asks for a GPU because its kernels multiply on one; here nothing is multiplied.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+    from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
+
+    class OnTheCpu(FineGrainedFP8HfQuantizer):
+        def validate_environment(self, *_: Any, **__: Any) -> None:
+            """Do without a GPU."""
+
+    AUTO_QUANTIZER_MAPPING["fp8"] = OnTheCpu
+    quantization = FineGrainedFP8Config(weight_block_size=(GROUP, GROUP))
+    model = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=quantization, device_map="cpu", dtype=torch.bfloat16
+    )
+    model.save_pretrained(directory)
+
+
 def make_quantized(directory: Path) -> None:
     """Write every form below `directory`."""
     make_plain(directory / "plain")
@@ -90,6 +144,9 @@ def make_quantized(directory: Path) -> None:
         make_bitsandbytes(directory / "plain", directory / name, **how)
     for name, (scheme, form) in COMPRESSED.items():
         make_compressed(directory / "plain", directory / name, scheme=scheme, form=form)
+    for name, (form, how) in AUTO_ROUND.items():
+        make_auto_round(directory / "plain", directory / name, form=form, **how)
+    make_fp8(directory / "plain", directory / "fp8")
     for extra in directory.glob("*/generation_config.json"):
         extra.unlink()
 

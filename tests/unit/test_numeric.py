@@ -375,7 +375,7 @@ def test_the_packaged_adapters_are_without_a_fault(name: str) -> None:
 
 
 def test_the_memory_is_bounded() -> None:
-    """Of 84 MB that pass by, no more is held than twice the largest pair of halves and some megabytes of buffers."""
+    """Of 84 MB that pass by, no more is held than twice the largest pair of halves, whatever else is kept included."""
     result = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.numeric_process", "memory", "--rank", "64", "--layers", "8"],
         cwd=Path(__file__).parents[2],
@@ -387,7 +387,7 @@ def test_the_memory_is_bounded() -> None:
     assert result.returncode == 0, result.stderr
     found = re.fullmatch(r"(\d+) of (\d+) bytes", result.stdout.strip())
     assert found is not None
-    assert int(found[1]) < 2 * int(found[2]) + (6 << 20), result.stdout
+    assert int(found[1]) < 2 * int(found[2]), result.stdout
 
 
 def test_torch_is_not_imported_before_there_are_weights() -> None:

@@ -4,7 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from tests.helpers.adapters import PAYLOADS, header_of, llama_shapes, make_base_config, with_header
+from tests.helpers.adapters import (
+    PAYLOADS,
+    errors_of,
+    header_of,
+    llama_shapes,
+    make_adapter,
+    make_base_config,
+    with_header,
+)
 
 from lora_registry.base_headers import profile_from_headers
 from lora_registry.base_profile import BaseProfile, BaseProfileError, BuiltFrom, RunningModel, equal_shape
@@ -98,6 +106,7 @@ def four_bits() -> tuple[Stored, dict[str, bytes]]:
 
 
 GROUPS = {"quant_method": "compressed-tensors", "config_groups": {"0": {"weights": {"num_bits": 4, "group_size": 32}}}}
+DYNAMIC = {"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down_proj.*": {"bits": 8}}}
 BNB4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
 
@@ -121,6 +130,7 @@ def eight_bits() -> Stored:
     [
         (gptq(), {"quant_method": "gptq", "bits": 4}, None),
         (gptq(8), {"quant_method": "gptq", "bits": 8}, None),
+        (gptq(8), {"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*": {"bits": 8}}}, None),
         (awq(), {"quant_method": "awq", "bits": 4}, None),
         (awq(), {"quant_method": "AWQ", "w_bit": 4}, None),
         (fp8("weight_scale_inv"), {"quant_method": "fp8"}, None),
@@ -160,6 +170,10 @@ def contradicting(stored: Stored, ending: str, shape: tuple[int, ...]) -> Stored
         (gptq(), {"quant_method": "gptq", "bits": 8}, None, "BASE_PROFILE_INVALID"),
         (contradicting(gptq(), ".g_idx", (8,)), {"quant_method": "gptq", "bits": 4}, None, "BASE_PROFILE_INVALID"),
         (contradicting(gptq(), ".scales", (2, 8)), {"quant_method": "gptq", "bits": 4}, None, "BASE_PROFILE_INVALID"),
+        (contradicting(gptq(), ".scales", ()), {"quant_method": "gptq", "bits": 4}, None, "BASE_PROFILE_INVALID"),
+        (contradicting(gptq(), ".scales", ()), DYNAMIC, None, "BASE_PROFILE_INVALID"),
+        (contradicting(gptq(), ".scales", (2, 8)), DYNAMIC, None, "BASE_PROFILE_INVALID"),
+        (contradicting(gptq(), ".g_idx", (8,)), DYNAMIC, None, "BASE_PROFILE_INVALID"),
         (compressed(written=False)[0], {"quant_method": "compressed-tensors"}, None, "BASE_QUANTIZED_UNSUPPORTED"),
         (four_bits()[0], BNB4, None, "BASE_QUANTIZED_UNSUPPORTED"),
         (four_bits()[0], BNB4, dict.fromkeys(four_bits()[1], b"{"), "BASE_PROFILE_INVALID"),
@@ -217,15 +231,34 @@ METHODS = {
     "ct-w8a16": "compressed-tensors",
     "ct-fp8": "compressed-tensors",
     "ct-int8": "compressed-tensors",
+    "gptq-w4": "gptq",
+    "gptq-w8": "gptq",
+    "gptq-mixed": "gptq",
+    "awq-w4": "awq",
+    "fp8-128": "fp8",
+    "fp8": "fp8",
 }
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @pytest.mark.parametrize("with_model", [False, True], ids=["headers", "headers and model"])
 @pytest.mark.parametrize("name", METHODS)
 def test_what_the_real_libraries_write_has_the_plain_models_shapes(name: str, with_model: bool) -> None:
-    """A checkpoint that bitsandbytes or compressed-tensors wrote fits the same adapters as the model it was made of."""
+    """A checkpoint that a real library wrote fits the same adapters as the model it was made of."""
     profile = read_base_profile("tiny", REAL / name, with_model=with_model)
     assert profile.quantization == METHODS[name]
     assert equal_shape(profile, read_base_profile("tiny", REAL / "plain", with_model=with_model))
     assert profile.modules["model.layers.0.self_attn.k_proj"].weight_shape == (16, 32)
     assert profile.modules["model.layers.1.mlp.down_proj"].weight_shape == (32, 64)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_adapters_are_judged_by_the_unpacked_shapes(name: str) -> None:
+    """An adapter of the plain model fits its quantised form; one whose halves have the packed sizes does not."""
+    base = read_base_profile("tiny", REAL / name)
+    fitting = make_adapter(base=read_base_profile("tiny", REAL / "plain"), targets=PROJECTIONS)
+    assert errors_of(fitting.check(base)) == []
+    packed = {
+        tensor: (out // 8, rank) for tensor, (out, rank) in fitting.shapes.items() if "down_proj.lora_B" in tensor
+    }
+    assert errors_of(fitting.with_tensors(packed).check(base)) == ["SHAPE_MISMATCH"] * 2

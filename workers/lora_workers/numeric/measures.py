@@ -62,11 +62,12 @@ class Meter(Protocol):
     def device(self) -> str:
         """What it computes on."""
 
+    @property
+    def most_bytes(self) -> int:
+        """Longest piece, unless a unit is longer."""
+
     def unit_bytes(self, part: Part) -> int:
         """Pieces of `part` must be multiples of so many bytes."""
-
-    def most_bytes(self, part: Part) -> int:
-        """Longest piece of `part`, unless a unit is longer."""
 
     def take(self, part: Part, piece: memoryview, *, is_last: bool) -> None:
         """Measure the next piece of `part`; its bytes may be overwritten as soon as this returns."""

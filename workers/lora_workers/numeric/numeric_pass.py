@@ -19,7 +19,7 @@ from lora_workers.numeric.devices import DeviceName, compute_errors, device_labe
 from lora_workers.numeric.judgement import Judgement, judge
 from lora_workers.numeric.measures import Meter
 from lora_workers.numeric.meter import CpuMeter
-from lora_workers.numeric.plan import Part, Plan, make_plan
+from lora_workers.numeric.plan import Plan, make_plan
 from lora_workers.numeric.slab_meter import SlabMeter
 from lora_workers.numeric.tensor_stream import Cut, TensorStream
 
@@ -150,20 +150,20 @@ class WeightsPass:
         plan = make_plan(self._config, header, self._base)
         meter = self._open_meter(plan)
 
+        def cut(number: int) -> Cut:
+            part = plan.parts[number]
+            return Cut(part.entry, meter.unit_bytes(part))
+
         def take(number: int, piece: memoryview, is_last: bool) -> None:
             meter.take(plan.parts[number], piece, is_last=is_last)
 
-        self._measuring = plan, meter, TensorStream([_cut(meter, part) for part in plan.parts], take)
+        self._measuring = plan, meter, TensorStream(len(plan.parts), cut, take, most_bytes=meter.most_bytes)
 
     def _read_header(self) -> Header | None:
         """The header, if it is legal and fits the base model; why it does not is found and said elsewhere."""
         data_bytes = self._size_bytes - len(self._start)
         try:
-            header = parse_header(bytes(self._start[_LENGTH_BYTES:]), data_bytes=data_bytes)
+            header = parse_header(bytes(memoryview(self._start)[_LENGTH_BYTES:]), data_bytes=data_bytes)
         except Rejected:
             return None
         return None if has_error(check_compatibility(self._config, header, self._base)) else header
-
-
-def _cut(meter: Meter, part: Part) -> Cut:
-    return Cut(part.entry, meter.unit_bytes(part), meter.most_bytes(part))

@@ -67,7 +67,8 @@ class SlabMeter:
         """Both halves are needed whole."""
         return DTYPES[part.entry.dtype].itemsize if part.half is None else part.entry.end - part.entry.begin
 
-    def most_bytes(self, part: Part) -> int:  # noqa: ARG002 - a slab takes any
+    @property
+    def most_bytes(self) -> int:
         """A slab at most."""
         return self._slab_bytes
 

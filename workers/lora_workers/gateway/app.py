@@ -35,7 +35,7 @@ def create_app(settings: Settings, *, on_loopback: bool = False) -> FastAPI:
     app = FastAPI(title="lora-registry", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.state.adapter_index = adapters.AdapterIndex(services.catalog)
-    webhooks = hook_router(settings, services.client)
+    webhooks = hook_router(services)
     for router in (registrations.router, webhooks, adapters.router, bases.router, health.router):
         app.include_router(router)
     problems.install(app)

@@ -16,9 +16,9 @@ from lora_registry.ledger import Ledger
 from lora_registry.policies import Policies
 from lora_registry.settings import Settings
 from lora_registry.tokens import Tokens
-from lora_workers.gateway.acceptance import Acceptor
 from lora_workers.gateway.authentication import Caller, Gatekeeper
 from lora_workers.gateway.bells import Bells
+from lora_workers.gateway.round_trips import RoundTrips
 
 _TIMEOUT_S: Final = 5.0
 """A request that Redis does not answer in this time is answered with 503; the sender tries again."""
@@ -32,7 +32,7 @@ class Services:
         settings: the registry's.
         client: the blocking connections; use them in threads only.
         inbox, ledger, catalog, policies: the registry, over `client`.
-        acceptor: accepts events from coroutines.
+        round_trips: runs scripts for coroutines.
         bells: tells coroutines that wait for registrations.
         gatekeeper: tells who asks.
     """
@@ -43,13 +43,13 @@ class Services:
     ledger: Ledger
     catalog: Catalog
     policies: Policies
-    acceptor: Acceptor
+    round_trips: RoundTrips
     bells: Bells
     gatekeeper: Gatekeeper
 
     async def close(self) -> None:
         """End threads and connections."""
-        await self.acceptor.close()
+        await self.round_trips.close()
         await self.bells.close()
         self.client.close()
 
@@ -62,7 +62,7 @@ def open_services(settings: Settings, *, on_loopback: bool) -> Services:
     """
     client = connect(settings.redis_url, name="lora-gateway", retries=1, timeout_s=_TIMEOUT_S)
     inbox, policies = Inbox(client, settings), Policies(client, settings)
-    sender = connect_async(settings.redis_url, name="lora-gateway-events", retries=1, timeout_s=_TIMEOUT_S)
+    sender = connect_async(settings.redis_url, name="lora-gateway-scripts", retries=1, timeout_s=_TIMEOUT_S)
     listener = connect_async(settings.redis_url, name="lora-gateway-bells")
     return Services(
         settings=settings,
@@ -71,7 +71,7 @@ def open_services(settings: Settings, *, on_loopback: bool) -> Services:
         ledger=Ledger(client, settings),
         catalog=Catalog(client, settings),
         policies=policies,
-        acceptor=Acceptor(inbox, sender),
+        round_trips=RoundTrips(sender),
         bells=Bells(listener, Keys(settings.key_prefix)),
         gatekeeper=Gatekeeper(Tokens(client, settings), policies, on_loopback=on_loopback),
     )

@@ -6,6 +6,7 @@ services        what the requests share: connections, round trips, the bells, wh
 authentication  who asks, and what they may
 registrations   POST and GET of registrations; following.py has the long poll and the stream of events
 webhooks        POST of deliveries; intake.py has lora_workers.hooks prove and read them
+aliases         moving and removing aliases, compare-and-swap
 adapters, bases, health   what is published, and whether all is well
 round_trips     what many requests ask of Redis goes there together
 fetches         certificates that deliveries need, in threads

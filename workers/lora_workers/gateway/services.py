@@ -13,6 +13,7 @@ from lora_registry.connection import connect, connect_async
 from lora_registry.inbox import Inbox
 from lora_registry.keys import Keys
 from lora_registry.ledger import Ledger
+from lora_registry.lifecycle import Lifecycle
 from lora_registry.policies import Policies
 from lora_registry.settings import Settings
 from lora_registry.tokens import Tokens
@@ -31,6 +32,7 @@ class Services:
     Attributes:
         settings: the registry's.
         client: the blocking connections; use them in threads only.
+        lifecycle: changes of what is published, over connections of their own; likewise.
         inbox, ledger, catalog, policies: the registry, over `client`.
         round_trips: runs scripts for coroutines.
         bells: tells coroutines that wait for registrations.
@@ -39,6 +41,7 @@ class Services:
 
     settings: Settings
     client: redis.Redis
+    lifecycle: Lifecycle
     inbox: Inbox
     ledger: Ledger
     catalog: Catalog
@@ -52,6 +55,7 @@ class Services:
         await self.round_trips.close()
         await self.bells.close()
         self.client.close()
+        self.lifecycle.close()
 
 
 def open_services(settings: Settings, *, on_loopback: bool) -> Services:
@@ -61,12 +65,17 @@ def open_services(settings: Settings, *, on_loopback: bool) -> Services:
         Configuration: the server's URL is not legal.
     """
     client = connect(settings.redis_url, name="lora-gateway", retries=1, timeout_s=_TIMEOUT_S)
+    # Not tried again: a compare-and-swap whose reply was lost would be told that it lost against itself.
+    mover = connect(
+        settings.alias_redis_url or settings.redis_url, name="lora-gateway-aliases", retries=0, timeout_s=_TIMEOUT_S
+    )
     inbox, policies = Inbox(client, settings), Policies(client, settings)
     sender = connect_async(settings.redis_url, name="lora-gateway-scripts", retries=1, timeout_s=_TIMEOUT_S)
     listener = connect_async(settings.redis_url, name="lora-gateway-bells")
     return Services(
         settings=settings,
         client=client,
+        lifecycle=Lifecycle(mover, settings),
         inbox=inbox,
         ledger=Ledger(client, settings),
         catalog=Catalog(client, settings),

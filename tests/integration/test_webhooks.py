@@ -166,6 +166,23 @@ def test_a_body_that_is_too_long_is_not_read(gateway: Gateway, registry: Registr
     assert refused(gateway, sent.hook) == ["HOOK_TOO_LARGE"]
 
 
+def test_a_secret_is_replaced_without_a_gap(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that knows two takes deliveries under either; one that knows only the new one refuses the old."""
+    monkeypatch.setenv("HOOK_NEW_SECRET", "the-new-secret")
+    old, new = hooks.hub(PUSH, delivery_id="1"), hooks.hub(PUSH, delivery_id="2", secret="the-new-secret")
+    for secrets, taken in (
+        (["env:HOOK_SECRET"], [True, False]),
+        (["env:HOOK_NEW_SECRET", "env:HOOK_SECRET"], [True, True]),
+        (["env:HOOK_NEW_SECRET"], [False, True]),
+    ):
+        hooks_file = write_hooks(tmp_path / "rotated.json", {"hub": hooks.RULES["hub"] | {"secrets": secrets}})
+        with Gateway(registry.settings.model_copy(update={"hooks_file": hooks_file})) as gateway:
+            assert [gateway.post(each).is_success for each in (old, new)] == taken
+    pending(registry).release(registry.inbox)
+
+
 def test_an_unknown_hook_is_not_found(gateway: Gateway, registry: Registry) -> None:
     """404, and no key is made for a name that anybody may invent."""
     answer = gateway.http.post("/v1/webhooks/nobodys", content=b"{}")

@@ -114,6 +114,8 @@ def test_every_answer_is_one_that_is_described(target: Target, method: str, path
         if is_known:
             case.path_parameters.update({name: known[name] for name in case.path_parameters if name in known})
             case.headers.update(SENDER if "hook" in known else {})
+            if method == "PUT" and mode is GenerationMode.POSITIVE:  # else nearly all would be conflicts
+                case.body = case.body | {"expect": None}
         statuses.add(case.call_and_validate(checks=CHECKS, timeout=10).status_code)
 
     send()

@@ -134,6 +134,11 @@ STORE_CREDENTIALS_REFUSED = error(
     "The store does not accept the credential itself: it is unknown, wrong or expired.",
     "Have the operator put valid keys into the credentials file.",
 )
+CERTIFICATE_REFUSED = error(
+    "CERTIFICATE_REFUSED",
+    "The server's certificate is of no authority that the workers trust, has expired, or is for another host.",
+    "Mend the certificate, or have the operator name its authority in the workers' SSL_CERT_FILE; then register again.",
+)
 ADDRESS_FORBIDDEN = error(
     "ADDRESS_FORBIDDEN",
     "The URL, or a redirect from it, leads to an address that workers must not call.",

@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +193,17 @@ def test_nothing_is_removed_after_the_deadline(opened: Opened) -> None:
 
 
 def test_report_is_kept(opened: Opened) -> None:
-    """All findings, under the registration's id."""
+    """All findings, under the registration's id, until it is removed; when it was written can be asked."""
     report = ValidationReport.of((fit_codes.SHAPE_MISMATCH.finding("tensor ü"),))
     opened.store.keep_report("reg_1", report)
     assert opened.names() == ["reports/reg_1.json"]
     assert json.loads(report.to_json())["findings"][0]["subject"] == "tensor ü"
+    [(registration_id, written)] = opened.store.reports().items()
+    assert registration_id == "reg_1"
+    assert abs(datetime.now(UTC) - written) < timedelta(minutes=5)
+    for _ in range(2):
+        opened.store.remove_report("reg_1")
+    assert opened.store.reports() == {}
 
 
 @pytest.mark.parametrize("lost", [(MANIFEST_FILE,), (WEIGHTS_FILE,), (MANIFEST_FILE, CONFIG_FILE)])

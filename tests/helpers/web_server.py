@@ -1,9 +1,10 @@
-"""A web server on loopback that serves bytes by path, in ranges, and redirects where it is told to."""
+"""A web server on loopback, over TLS if wanted: it serves bytes by path, in ranges, and redirects as it is told."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +13,9 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 class WebServer:
     """A server in a thread.
+
+    Args:
+        tls: how it shows who it is; None: it speaks plain HTTP.
 
     Attributes:
         files: path → content.
@@ -22,15 +26,16 @@ class WebServer:
         send_etags: say what the bytes hash to; else only when they were written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.statuses: dict[str, int] = {}
         self.asked: list[tuple[str, str, str]] = []
         self.ignore_ranges = False
         self.send_etags = True
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self}))
+        if tls is not None:  # each connection's thread shakes hands
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), name="web", daemon=True).start()
 
     @property
@@ -42,6 +47,13 @@ class WebServer:
         """Answer no more."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing on standard error when a client hangs up, as one does that is shown a wrong certificate."""
 
 
 class _Handler(BaseHTTPRequestHandler):

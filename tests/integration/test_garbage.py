@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from lora_registry import fit_codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
 from lora_registry.catalog import Published, VersionRecord
 from lora_registry.errors import ArtifactBusy, Configuration, LeaseLost, RegistryError, ServerNotAdmitted, Transient
 from lora_registry.ledger import REMOVAL_S, Lease
 from lora_registry.marks import Marks
+from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeRegistry
 from lora_registry.registrations import Outcome
+from lora_registry.report import ValidationReport
 from lora_registry.stages import Stage
 from lora_workers.artifact_store import Store
 from lora_workers.garbage import GarbageCollection
@@ -27,6 +30,8 @@ from lora_workers.local_artifacts import LocalArtifactStore
 from lora_workers.object_artifacts import ObjectArtifactStore
 from tests.helpers.nodes import join
 from tests.helpers.registry import Registry
+from tests.helpers.s3_server import ACCESS_KEY, SECRET_KEY, UNVERSIONED, S3Server
+from tests.helpers.sources import unique
 from tests.helpers.waiting import wait_until
 
 CONFIG = b'{"r":8}'
@@ -59,7 +64,9 @@ def is_whole(store: Store, digest: str) -> bool:
     return True
 
 
-def collection(registry: Registry, store: Any, *, catalog: Any = None, marks: Any = None) -> GarbageCollection:
+def collection(
+    registry: Registry, store: Any, *, catalog: Any = None, marks: Any = None, reports_for_s: float = 3600.0
+) -> GarbageCollection:
     """A collection without grace, which is the hardest case."""
     in_use = NodeRegistry(registry.client, registry.settings).digests_in_use
     return GarbageCollection(
@@ -68,6 +75,7 @@ def collection(registry: Registry, store: Any, *, catalog: Any = None, marks: An
         marks=marks or Marks(registry.client, registry.settings),
         in_use=in_use,
         grace_s=0.0,
+        reports_for_s=reports_for_s,
     )
 
 
@@ -132,12 +140,46 @@ def test_dry_run_changes_nothing(registry: Registry, store: LocalArtifactStore) 
     assert store.digests() == sorted([loose, artifact(b"published")])
 
 
+@pytest.fixture(params=["directory", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store in a directory, and one on a real S3 server."""
+    if request.param == "directory":
+        return LocalArtifactStore(tmp_path / "artifacts")
+    server: S3Server = request.getfixturevalue("s3_server")
+    options = {"key": ACCESS_KEY, "secret": SECRET_KEY, "client_kwargs": {"endpoint_url": server.endpoint_url}}
+    return ObjectArtifactStore(f"s3://{UNVERSIONED}/{unique('store')}", scratch=tmp_path, options=options)
+
+
+def test_report_goes_when_its_registration_is_forgotten_and_no_version_is_of_it(
+    registry: Registry, any_store: Store
+) -> None:
+    """Not before its time; a published version's stays until that is retired; a dry run says which would go."""
+    report = ValidationReport.of((fit_codes.SHAPE_MISMATCH.finding("lora_B.weight"),))
+    register(registry, any_store, b"published")
+    published = registry.version().registration_id
+    for registration_id in (published, "reg_rejected"):
+        any_store.keep_report(registration_id, report)
+    assert collection(registry, any_store).run().reports == []
+    aged = collection(registry, any_store, reports_for_s=-60.0)
+    assert aged.preview().reports == ["reg_rejected"]
+    assert sorted(any_store.reports()) == sorted([published, "reg_rejected"])
+    assert aged.run().reports == ["reg_rejected"]
+    assert list(any_store.reports()) == [published]
+    register(registry, any_store, b"newer")
+    registry.lifecycle.retire_version(AdapterName("default", "support-bot"), 1)
+    assert aged.run().reports == [published]
+    assert any_store.reports() == {}
+    any_store.remove_report(published)
+
+
 def test_grace_is_waited_out(registry: Registry, store: LocalArtifactStore) -> None:
     """What was marked just now is not removed, whatever a caller believes; a run that waits removes it."""
     register(registry, store, b"published")
     loose = keep(store, b"loose")
     marks = Marks(registry.client, registry.settings)
-    slow = GarbageCollection(store, catalog=registry.catalog, marks=marks, in_use=set, grace_s=0.3)
+    slow = GarbageCollection(
+        store, catalog=registry.catalog, marks=marks, in_use=set, grace_s=0.3, reports_for_s=3600.0
+    )
     assert slow.run().waiting == [loose]
     assert not marks.take(loose, checked_from_us=marks.now_us(), grace_s=0.3)
     begun = time.monotonic()

@@ -165,7 +165,9 @@ def test_an_artifact_is_collected_when_no_node_lists_it_any_more(
         marks = Marks(registry.client, settings)
         held = registry.nodes.digests_in_use
         return (
-            GarbageCollection(registry.store, catalog=registry.catalog, marks=marks, in_use=held, grace_s=0)
+            GarbageCollection(
+                registry.store, catalog=registry.catalog, marks=marks, in_use=held, grace_s=0, reports_for_s=0
+            )
             .run(allow_all=True)
             .removed
         )

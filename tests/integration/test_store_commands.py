@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from lora_registry.artifacts import WEIGHTS_FILE
 from lora_registry.ready_marker import MARKER_FILE
+from lora_registry.settings import SECONDS_PER_DAY
 from lora_workers.cli.app import app
 from lora_workers.local_artifacts import LocalArtifactStore
 from tests.helpers.adapters_on_disk import copy_adapter
@@ -73,12 +75,19 @@ def test_gc_removes_and_says_so(registry: Registry, store: LocalArtifactStore, t
     copy = tmp_path / "inbox" / "default" / "support-bot" / "copy"
     copy.mkdir(parents=True)
     os.utime(copy, (0, 0))
-    assert run_json("store", "gc", "--dry-run")["waiting"] == [loose]
+    for name, written in (("reg_new", time.time()), ("reg_old", time.time() - 31 * SECONDS_PER_DAY)):
+        report = tmp_path / "artifacts" / "reports" / f"{name}.json"
+        report.write_text("{}")
+        os.utime(report, (written, written))
+    previewed = run_json("store", "gc", "--dry-run")
+    assert (previewed["waiting"], previewed["reports"]) == ([loose], ["reg_old"])
+    assert len(store.reports()) == 2
     assert loose in store.digests()
     assert copy.exists()
     done = run_json("store", "gc")
     assert (done["removed"], done["copies"], done["referenced"], done["dry_run"]) == ([loose], 1, 1, False)
     assert store.digests() == [artifact(b"published")]
+    assert (done["reports"], list(store.reports())) == (["reg_old"], ["reg_new"])
     assert not copy.exists()
     assert "removed 0 artifacts" in run("store", "gc").stdout
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from lora_registry.errors import Configuration, RateLimited, Transient
 from lora_registry.settings import Settings, load_settings
 from lora_workers.sources import SourceRouter, open_sources
 from lora_workers.sources.guarded_http import GuardedHttp, is_public
+from tests.helpers.certificates import Authority
 from tests.helpers.sources import CONFIG, WEIGHTS, deferral, make_sources, rejection, unique
 from tests.helpers.web_server import WebServer
 
 LOOPBACK = ip_network("127.0.0.1/32")
+MakeTlsWeb = Callable[[ssl.SSLContext], WebServer]
 
 
 @pytest.fixture
@@ -207,6 +210,101 @@ def test_host_that_cannot_be_reached_is_tried_again(sources: SourceRouter) -> No
         sources.resolve(f"http://127.0.0.1:{port}/a")
 
 
+# Over TLS
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """An authority of the test's own."""
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def make_tls_web() -> Iterator[MakeTlsWeb]:
+    """Makes servers with an adapter in the folder /adapter."""
+    made: list[WebServer] = []
+
+    def make(tls: ssl.SSLContext) -> WebServer:
+        made.append(WebServer(tls=tls))
+        made[-1].files = {f"/adapter/{CONFIG_FILE}": CONFIG, f"/adapter/{WEIGHTS_FILE}": WEIGHTS}
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_adapter_over_tls(
+    authority: Authority, make_tls_web: MakeTlsWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authority that SSL_CERT_FILE names is trusted, and the adapter is read and copied."""
+    web = make_tls_web(authority.server("127.0.0.1"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    sources = make_sources(tmp_path, allowed_schemes="https", allowed_networks="127.0.0.1")
+    pinned = sources.resolve(f"https://127.0.0.1:{web.port}/adapter")
+    assert sources.read(pinned.config, limit_bytes=100_000) == CONFIG
+    with sources.ranged(pinned.weights) as read:
+        assert read(8, 100) == WEIGHTS[8:108]
+    copied = sources.copy(pinned.weights, str(tmp_path / "copy"))
+    assert copied.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+
+
+def test_certificate_of_an_unknown_authority_is_refused(
+    authority: Authority, make_tls_web: MakeTlsWeb, tmp_path: Path
+) -> None:
+    """The publisher is told so, at once and with what to do; not one request is sent."""
+    web = make_tls_web(authority.server("127.0.0.1"))
+    sources = make_sources(tmp_path, allowed_schemes="https", allowed_networks="127.0.0.1")
+    finding = rejection(lambda: sources.resolve(f"https://127.0.0.1:{web.port}/adapter"))
+    assert (finding.code, finding.actual) == ("CERTIFICATE_REFUSED", "unable to get local issuer certificate")
+    assert "SSL_CERT_FILE" in finding.remedy
+    assert web.asked == []
+
+
+@pytest.mark.parametrize(
+    ("hosts", "ended_days_ago", "reason"),
+    [
+        (["adapters.example"], -1, ""),
+        (["other.example"], -1, "Hostname mismatch"),
+        (["127.0.0.1"], -1, "Hostname mismatch"),
+        (["adapters.example"], 1, "certificate has expired"),
+    ],
+)
+def test_certificate_is_for_the_name_although_the_address_is_pinned(
+    authority: Authority,
+    make_tls_web: MakeTlsWeb,
+    monkeypatch: pytest.MonkeyPatch,
+    hosts: Sequence[str],
+    ended_days_ago: int,
+    reason: str,
+) -> None:
+    """One for another name, for the address that was connected to, or for a time that is over opens nothing."""
+    web = make_tls_web(authority.server(*hosts, ended_days_ago=ended_days_ago))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    http = GuardedHttp(["https"], allowed=[LOOPBACK], resolve=lambda *_: ["127.0.0.1"])
+
+    def ask() -> bytes:
+        place = f"https://adapters.example:{web.port}/adapter/{CONFIG_FILE}"
+        with http.request(place, headers={}) as response:
+            return response.read()
+
+    if not reason:
+        assert ask() == CONFIG
+        return
+    finding = rejection(ask)
+    assert finding.code == "CERTIFICATE_REFUSED"
+    assert str(finding.actual).startswith(reason)
+    assert web.asked == []
+
+
+def test_server_that_speaks_no_tls_is_tried_again(web: WebServer, tmp_path: Path) -> None:
+    """It may be starting, or behind a proxy that is: nothing is wrong with a certificate."""
+    sources = make_sources(tmp_path, allowed_schemes="https", allowed_networks="127.0.0.1")
+    with pytest.raises(Transient, match="SSLError"):
+        sources.resolve(f"https://127.0.0.1:{web.port}/adapter")
+    assert web.asked == []
+
+
 # Other schemes
 
 
@@ -232,6 +330,25 @@ def test_allowed_scheme_of_fsspec_is_a_source(memory: str, tmp_path: Path) -> No
     fsspec.filesystem("memory").pipe_file(f"{memory.removeprefix('memory:/')}/{WEIGHTS_FILE}", WEIGHTS)
     assert rejection(lambda: sources.copy(pinned.weights, str(tmp_path / "copy"))).code == "SOURCE_CHANGED"
     assert deferral(lambda: sources.resolve(f"{memory}-nowhere")).findings[0].code == "FILE_MISSING"
+
+
+def test_refusal_of_a_store_is_told_apart_from_its_absence(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries raise errors of their own with the status: adlfs 403 for a wrong key, which no later try mends."""
+    sources = make_sources(tmp_path, allowed_schemes="memory")
+
+    class HttpResponseError(Exception):
+        status_code = 403
+
+    def refuse(*_: object, **__: object) -> None:
+        raise HttpResponseError("Server failed to authenticate the request")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "ls", refuse)
+    assert rejection(lambda: sources.resolve(memory)).code == "STORE_ACCESS_DENIED"
+    HttpResponseError.status_code = 503
+    with pytest.raises(Transient, match="out of reach"):
+        sources.resolve(memory)
 
 
 @pytest.mark.parametrize(

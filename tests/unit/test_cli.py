@@ -391,6 +391,14 @@ def test_up_starts_a_dispatcher_and_workers_for_every_stage() -> None:
     }
 
 
+def test_up_looks_at_several_places_at_once() -> None:
+    """One that never answers leaves children of the resolve worker for the others; every other worker has one child."""
+    children = Staffing().children(Settings())
+
+    at_once = {child.stages: child.command[child.command.index("--concurrency") + 1] for child in children[1:]}
+    assert at_once == {(stage,): "4" if stage is Stage.RESOLVE else "1" for stage in ALWAYS}
+
+
 def test_up_starts_a_canary_worker_for_each_canary_engine() -> None:
     """Two base models on one engine and one on another: two workers; without engines there is no such stage."""
     engines = {"one": "vllm@http://a:1", "same": "vllm@http://a:1", "other": "sglang@http://b:1"}

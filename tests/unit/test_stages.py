@@ -298,9 +298,9 @@ def test_order_batches_and_states_cover_every_stage() -> None:
     assert all(size >= 1 for size in BATCH.values())
 
 
-def test_validate_claims_one_at_a_time() -> None:
-    """The stage that reads what strangers wrote shares no batch."""
-    assert BATCH[Stage.VALIDATE] == 1
+def test_what_strangers_wrote_is_claimed_one_at_a_time() -> None:
+    """The stages that read it, or wait for the place where it lies, share no batch."""
+    assert BATCH[Stage.RESOLVE] == BATCH[Stage.VALIDATE] == 1
 
 
 def test_each_stage_is_followed_by_the_next_and_the_last_by_none() -> None:

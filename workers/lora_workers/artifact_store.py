@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Final, Protocol
 
 from lora_registry.artifacts import FileDigest, Manifest
@@ -33,6 +34,20 @@ class Store(Protocol):
 
     def keep_report(self, registration_id: str, report: ValidationReport) -> None:
         """Keep the whole report of a registration."""
+
+    def reports(self) -> dict[str, datetime]:
+        """Registrations whose reports are kept, and when each was written.
+
+        Raises:
+            Transient: the store is out of reach.
+        """
+
+    def remove_report(self, registration_id: str) -> None:
+        """Remove a report; one that is not there is fine.
+
+        Raises:
+            Transient: the store is out of reach.
+        """
 
     def manifest(self, digest: str) -> Manifest:
         """What the artifact consists of.

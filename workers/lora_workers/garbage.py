@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from lora_registry.catalog import Catalog
@@ -29,6 +30,7 @@ class Collected:
         removed_bytes: what they took up.
         waiting: digests that are marked and whose grace is not over.
         referenced: number of artifacts that versions or nodes refer to.
+        reports: registrations whose reports are gone.
         uploads: number of half sent uploads and half made directories that were removed.
         copies: number of old copies in the inbox that were removed.
     """
@@ -37,12 +39,13 @@ class Collected:
     removed_bytes: int = 0
     waiting: list[str] = field(default_factory=list)
     referenced: int = 0
+    reports: list[str] = field(default_factory=list)
     uploads: int = 0
     copies: int = 0
 
 
 class GarbageCollection:
-    """Removes artifacts that no version refers to and no node holds.
+    """Removes artifacts that no version refers to and no node holds, and old reports.
 
     Args:
         store: the artifact store.
@@ -50,16 +53,25 @@ class GarbageCollection:
         marks: marks on artifacts.
         in_use: digests that nodes hold.
         grace_s: how long an artifact must have been without any reference.
+        reports_for_s: how long a report is kept that is about no published version: as long as its registration.
     """
 
     def __init__(
-        self, store: Store, *, catalog: Catalog, marks: Marks, in_use: Callable[[], set[str]], grace_s: float
+        self,
+        store: Store,
+        *,
+        catalog: Catalog,
+        marks: Marks,
+        in_use: Callable[[], set[str]],
+        grace_s: float,
+        reports_for_s: float,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._marks = marks
         self._in_use = in_use
         self._grace_s = grace_s
+        self._reports_for_s = reports_for_s
 
     def run(self, *, wait: bool = False, allow_all: bool = False) -> Collected:
         """Mark, and remove what has been marked for the grace.
@@ -79,6 +91,9 @@ class GarbageCollection:
             time.sleep(max(0.0, ends_us - marked.now_us) / 1e6)
             marked = Marked(self._marks.now_us(), marked.since_us)
         collected = self.remove(marked)
+        collected.reports = self._old_reports()
+        for registration_id in collected.reports:
+            self._store.remove_report(registration_id)
         collected.uploads = self._store.remove_stale_uploads() + self._store.remove_stale_staging()
         return collected
 
@@ -131,7 +146,16 @@ class GarbageCollection:
         loose = set(self._store.digests()) - referenced - pinned
         removed = sorted(loose.intersection(marked.older_than(self._grace_s)))
         size_bytes = sum(self._store.size_bytes(digest) for digest in removed)
-        return Collected(removed, size_bytes, sorted(loose - set(removed)), referenced=len(referenced))
+        waiting = sorted(loose - set(removed))
+        return Collected(removed, size_bytes, waiting, referenced=len(referenced), reports=self._old_reports())
+
+    def _old_reports(self) -> list[str]:
+        """Registrations that nobody can ask about any more, and whose version is not, or no longer, published."""
+        before = datetime.now(UTC) - timedelta(seconds=self._reports_for_s)
+        old = {registration_id for registration_id, written in self._store.reports().items() if written < before}
+        if old:
+            old -= {record.registration_id for record in self._catalog.select()}
+        return sorted(old)
 
     def _references(self, *, allow_none: bool) -> set[str]:
         published = {record.digest for record in self._catalog.select()}

@@ -24,6 +24,8 @@ from lora_workers.supervisor import Child, Supervisor
 _LOOK_S = 1.0
 _READY_TIMEOUT_S = 60.0
 _RECHECK_S = 0.05
+_AT_ONCE = {Stage.RESOLVE: 4}
+"""Child processes of one worker, if not one. Resolve mostly waits, for places that may never answer: see ADR 0014."""
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +54,8 @@ class Staffing:
         children = [self._child("dispatcher", ["dispatcher"], settings)]
         for stage in passed(canary=bool(settings.canary_engines)):
             for number in range(self._count(stage, settings)):
-                child = self._child(f"{stage} worker {number + 1}", ["worker", "--queues", stage.value], settings)
+                arguments = ["worker", "--queues", stage.value, "--concurrency", str(_AT_ONCE.get(stage, 1))]
+                child = self._child(f"{stage} worker {number + 1}", arguments, settings)
                 child.stages = (stage,)
                 children.append(child)
         if self.gateway_port:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest, is_digest
@@ -113,6 +114,17 @@ class LocalArtifactStore:
         """
         with file_system_errors():
             (self._root / "reports" / f"{registration_id}.json").write_text(report.to_json(), encoding="utf-8")
+
+    def reports(self) -> dict[str, datetime]:
+        """See `Store.reports`."""
+        with file_system_errors():
+            found = [(path.stem, path.stat().st_mtime) for path in (self._root / "reports").glob("*.json")]
+        return {name: datetime.fromtimestamp(changed_s, UTC) for name, changed_s in found}
+
+    def remove_report(self, registration_id: str) -> None:
+        """See `Store.remove_report`."""
+        with file_system_errors():
+            (self._root / "reports" / f"{registration_id}.json").unlink(missing_ok=True)
 
     def digests(self) -> list[str]:
         """See `Store.digests`."""

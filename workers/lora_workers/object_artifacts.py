@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,24 @@ class ObjectArtifactStore:
         with _store_errors():
             if self._has_directories:
                 self._files.makedirs(f"{self._root}/reports", exist_ok=True)
-            self._files.pipe_file(f"{self._root}/reports/{registration_id}.json", report.to_json().encode())
+            self._files.pipe_file(self._report(registration_id), report.to_json().encode())
+
+    def reports(self) -> dict[str, datetime]:
+        """See `Store.reports`."""
+        found: dict[str, datetime] = {}
+        for each in self._entries(f"{self._root}/reports"):
+            name, dot, ending = each["name"].rpartition("/")[2].partition(".")
+            if dot and ending == "json":
+                with _store_errors():
+                    # S3 says it in the listing; others are asked for each report.
+                    changed: datetime = each.get("LastModified") or self._files.modified(each["name"])
+                found[name] = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
+        return found
+
+    def remove_report(self, registration_id: str) -> None:
+        """See `Store.remove_report`."""
+        with _store_errors(), suppress(FileNotFoundError):
+            self._files.rm_file(self._report(registration_id))
 
     def digests(self) -> list[str]:
         """See `Store.digests`."""
@@ -167,6 +184,9 @@ class ObjectArtifactStore:
                     removed += 1
         return removed
 
+    def _report(self, registration_id: str) -> str:
+        return f"{self._root}/reports/{registration_id}.json"
+
     def _place(self, digest: str) -> str:
         return f"{self._root}/sha256/{digest.removeprefix('sha256:')}"
 
@@ -178,12 +198,16 @@ class ObjectArtifactStore:
 
     def _list(self, place: str) -> dict[str, int]:
         """Paths right below `place` → size in bytes (0 for what is no object)."""
+        return {each["name"]: each["size"] or 0 for each in self._entries(place)}
+
+    def _entries(self, place: str) -> list[dict[str, Any]]:
+        """What a listing says of each path right below `place`."""
         with _store_errors():
             try:
                 found = self._files.ls(place, detail=True)
             except FileNotFoundError:
-                return {}
-        return {each["name"]: each["size"] or 0 for each in found if each["name"].rstrip("/") != place}
+                return []
+        return [each for each in found if each["name"].rstrip("/") != place]
 
     def _ranges(self, path: str, offset: int, end: int, subject: str) -> Iterator[bytes]:
         for start in range(offset, end, _CHUNK_BYTES):

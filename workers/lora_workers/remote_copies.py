@@ -66,11 +66,14 @@ def remove_old_remote_copies(url: str, *, older_than_s: float, settings: Setting
     before, newest = datetime.now(UTC) - timedelta(seconds=older_than_s), dict[str, datetime]()
     with _store_errors():
         for path in files.find(inbox):
-            place, changed = path.rpartition("/")[0], files.modified(path)
-            aware = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
-            newest[place] = max(newest.get(place, aware), aware)
-        # Only what lies as deep as copies do: an inbox that is shared with something else by mistake survives.
-        old = [place for place, at in newest.items() if at < before and place.removeprefix(inbox).count("/") == 3]
+            place = path.rpartition("/")[0]
+            # Only what lies as deep as copies do: an inbox that is shared with something else by mistake survives, and
+            # what a store lists in place of an emptied folder is no file (s3fs: IsADirectoryError).
+            if place.removeprefix(inbox).count("/") == 3:
+                changed = files.modified(path)
+                aware = changed if changed.tzinfo else changed.replace(tzinfo=UTC)
+                newest[place] = max(newest.get(place, aware), aware)
+        old = [place for place, at in newest.items() if at < before]
         for place in old:
             _remove(files, place)
     return len(old)

@@ -30,7 +30,7 @@ STATE_AFTER: dict[Stage, str] = {
 
 BATCH: dict[Stage, int] = {
     Stage.ALLOCATE: 50,  # one round trip each: batches save messages
-    Stage.RESOLVE: 8,  # file or network metadata: some batching, little to lose
+    Stage.RESOLVE: 1,  # a place may take its time to answer, and nothing else waits for it
     Stage.VALIDATE: 1,  # long, and it reads what others wrote: nothing else shares its fate
     Stage.CANARY: 1,  # it has an engine to itself
     Stage.PUBLISH: 50,  # one script each

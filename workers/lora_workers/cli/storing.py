@@ -64,7 +64,7 @@ def collect(
     allow_all: Annotated[bool, typer.Option("--all", help="Even if nothing at all is published.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove artifacts that no version refers to and no node holds; run it regularly.
+    """Remove artifacts that no version refers to and no node holds, and old reports; run it regularly.
 
     One run marks them; a run after LORA_REGISTRY_GC_GRACE_S (or this one, with --wait) looks again and removes them.
     """
@@ -76,6 +76,7 @@ def collect(
         marks=Marks(client, settings),
         in_use=NodeRegistry(client, settings).digests_in_use,
         grace_s=settings.gc_grace_s,
+        reports_for_s=max(settings.retention_s, settings.dead_letter_retention_s),
     )
     collected = collection.preview() if dry_run else collection.run(wait=wait, allow_all=allow_all)
     collected.copies = 0 if dry_run else sweep_inbox(settings)
@@ -87,9 +88,10 @@ def collect(
 def _print_collected(collected: Collected, *, dry_run: bool, settings: Settings) -> None:
     print_lines(f"{digest}  {'would be ' if dry_run else ''}removed" for digest in collected.removed)
     print_lines(f"{digest}  waits: marked for less than {settings.gc_grace_s:g} s" for digest in collected.waiting)
+    print_lines(f"report of {each}  {'would be ' if dry_run else ''}removed" for each in collected.reports)
     print_line(
         f"removed {len(collected.removed)} artifacts ({collected.removed_bytes} bytes), "
-        f"{collected.uploads} half made ones, {collected.copies} inbox copies; "
+        f"{collected.uploads} half made ones, {len(collected.reports)} reports, {collected.copies} inbox copies; "
         f"{len(collected.waiting)} wait, {collected.referenced} are referred to" + (" (dry run)" if dry_run else "")
     )
 

@@ -1,7 +1,8 @@
 """HTTP requests to addresses that a publisher chose, which must not become requests into the operator's own network.
 
 A host's name is resolved once, all its addresses are checked, and the connection is made to one of the checked ones;
-so a name that means another address a moment later (DNS rebinding) changes nothing. Redirects are followed one by one,
+so a name that means another address a moment later (DNS rebinding) changes nothing; a certificate must be for the name
+all the same. Redirects are followed one by one,
 each as checked as the first. Proxies of the environment are not used: they would resolve the name anew.
 """
 
@@ -59,7 +60,8 @@ class GuardedHttp:
         """Open a URL; an answer that is no redirect is handed out, whatever its status.
 
         Raises:
-            Rejected: the URL, or one that it redirects to, is not legal or leads to a forbidden address.
+            Rejected: the URL, or one that it redirects to, is not legal or leads to a forbidden address, or to a server
+                whose certificate is not trusted.
             Transient: the host is out of reach.
         """
         for _ in range(_MOST_REDIRECTS + 1):
@@ -151,6 +153,9 @@ def _closing(connection: HTTPConnection, url: str) -> Iterator[None]:
         yield
     except RegistryError:
         raise
+    except ssl.SSLCertVerificationError as error:  # the next try would be shown the same one
+        subject, reason = printable(url), error.verify_message[:200]
+        raise rejected(source_codes.CERTIFICATE_REFUSED, subject, actual=reason) from error
     except (OSError, HTTPException, ValueError) as error:
         raise Transient(f"{printable(url)}: out of reach ({type(error).__name__})") from error
     finally:

@@ -22,6 +22,7 @@ from lora_workers.credentials import Credentials, FsspecCredential
 from lora_workers.sources.remote import changed, check_path, printable, rejected
 
 _CHUNK_BYTES = 1 << 22
+_REFUSED = (401, 403)
 _VERSIONS = ("etag", "ETag", "generation", "md5Hash", "content_md5", "mtime", "modified", "last_modified", "created")
 """What file systems call that which changes with a file. Source: gcsfs, adlfs, ossfs and fsspec's own."""
 
@@ -126,4 +127,7 @@ def _mapped(subject: str) -> Iterator[None]:
     except PermissionError as error:
         raise rejected(source_codes.STORE_ACCESS_DENIED, printable(subject)) from error
     except Exception as error:
+        # Source: azure-core's HttpResponseError, which adlfs lets through, has `status_code`.
+        if getattr(error, "status_code", None) in _REFUSED:
+            raise rejected(source_codes.STORE_ACCESS_DENIED, printable(subject)) from error
         raise Transient(f"{printable(subject)}: out of reach ({type(error).__name__})") from error

@@ -171,7 +171,7 @@ class NodeRegistry:
         self._told: dict[str, str] = {}
         """Node → fingerprint of what was last said of it here, so that news is said at once."""
 
-    def heartbeat(self, info: NodeInfo, *, digests: Collection[str], fresh: bool = False) -> None:
+    def heartbeat(self, info: NodeInfo, *, digests: Collection[str], fresh: bool = False) -> bool:
         """Say that the node lives, what it is and what it holds; one command as long as nothing of that changed.
 
         Args:
@@ -179,15 +179,20 @@ class NodeRegistry:
             digests: artifacts that it holds: they are not collected while it does, nor for a while after it died.
             fresh: whether the node was just started: what an earlier life acknowledged counts no more.
 
+        Returns:
+            Whether the registry had forgotten the node, and with it what it acknowledged: to be said again.
+
         Raises:
             RedisUnavailable: the server is out of reach.
         """
         described, held = info.model_dump_json(), json.dumps(sorted(set(digests)))
         fingerprint = hashlib.sha256(f"{described}\n{held}".encode()).hexdigest()[:32]
         is_news = fresh or self._told.get(info.node_id) != fingerprint
-        if is_news or self._beat(info.node_id, fingerprint) == "tell":
+        is_forgotten = not is_news and self._beat(info.node_id, fingerprint) == "tell"
+        if is_news or is_forgotten:
             self._beat(info.node_id, fingerprint, described, held, len(set(digests)), int(fresh))
             self._told[info.node_id] = fingerprint
+        return is_forgotten
 
     def _beat(self, node_id: str, fingerprint: str, *told: str | int) -> str:
         keys, settings = self._keys, self._settings

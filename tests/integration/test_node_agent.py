@@ -317,8 +317,11 @@ def test_a_cache_that_cannot_be_used_is_said_and_tried_again(
 def test_the_cache_makes_room_by_what_the_engine_does_not_list(
     registry: StoringRegistry, settings: Settings, tmp_path: Path
 ) -> None:
-    """Room for two artifacts: the third removes the one that nobody serves any more, never one that is loaded."""
-    options = make_options(tmp_path, max_cache_gb=600e-9)
+    """Room for three artifacts: another removes one that nobody serves any more, never one that is loaded.
+
+    (The old version is served until the new one answers, so there has to be room for both.)
+    """
+    options = make_options(tmp_path, max_cache_gb=900e-9)
     with running_agent(options, settings):
         kept = registry.publish_version("kept", content="k" * 30)
         registry.wait_for(kept.served_name, NodeState.ROUTABLE)
@@ -326,7 +329,7 @@ def test_the_cache_makes_room_by_what_the_engine_does_not_list(
         registry.wait_for(versions[-1].served_name, NodeState.ROUTABLE)
         for each in (kept, versions[-1]):
             assert (links(options)[each.served_name] / WEIGHTS_FILE).is_file()
-        wait_until(lambda: len(list((options.cache / "sha256").iterdir())) <= 2, what="room made")
+        wait_until(lambda: len(list((options.cache / "sha256").iterdir())) <= 3, what="room made")
 
 
 def test_an_artifact_that_the_store_lost_is_said(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:

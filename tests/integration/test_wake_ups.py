@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
+from lora_registry.registrations import Outcome
 from lora_registry.stages import ALWAYS, BATCH, Stage
 from tests.helpers.registry import Registry
 from tests.helpers.waiting import wait_until
@@ -79,6 +84,33 @@ def test_overdue_lease_wakes_the_stage(registry: Registry) -> None:
     registry.enqueue()
     registry.claim(Stage.ALLOCATE, owner="dead")
     wait_until(lambda: registry.ledger.sweep(Stage.ALLOCATE), what="wake-up for the overdue lease", every_s=0.005)
+
+
+@pytest.mark.parametrize("end", ["finished", "handed on", "failed", "renewed"])
+def test_a_namespace_without_due_work_does_not_hide_that_another_has_some(registry: Registry, end: str) -> None:
+    """With one slot and batches of one, work is seen although another namespace's lease would have run out by now."""
+    registry = registry.with_settings(lease_s=0.05, backoff_first_s=60.0, backoff_max_s=60.0)
+    registry.submit("idle", namespace="idle")
+    (lease,) = registry.advance(Stage.VALIDATE).values()
+    if end == "finished":
+        registry.ledger.finish(lease, Outcome.REJECTED)
+    elif end == "handed on":
+        registry.complete(lease)
+    elif end == "failed":
+        registry.ledger.fail(lease, RuntimeError())
+    else:
+        registry.with_settings(lease_s=60.0).ledger.renew(lease)
+    over = time.monotonic() + 0.06
+    wait_until(lambda: time.monotonic() > over, what="the end of the first lease")
+
+    registry.submit("busy", namespace="busy")
+    registry.dispatch()
+    for stage in (Stage.ALLOCATE, Stage.RESOLVE):
+        (lease,) = registry.claim(stage)
+        if stage is Stage.ALLOCATE:
+            registry.ledger.allocate(lease)
+        woken = registry.ledger.complete(lease, {})
+    assert woken == 1
 
 
 def test_doubled_wake_up_finds_nothing(registry: Registry) -> None:

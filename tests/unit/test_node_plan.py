@@ -168,7 +168,56 @@ def test_the_next_look_is_when_something_is_due() -> None:
     assert next_look_s(make_situation(V1)) is None
     assert next_look_s(make_situation(V1, resting={"bot.v1": 103.0, "gone.v1": 101.0})) == 3.0
     assert next_look_s(make_situation(leaving={"bot.v1": 95.0}, resting={})) == 5.0
-    assert next_look_s(make_situation(leaving={"bot.v1": 5.0})) == 0.0
+
+
+def test_what_is_due_and_cannot_be_done_yet_is_looked_at_in_a_while_and_not_at_once() -> None:
+    """Requests that hold an adapter past its drain time, an unload that failed, a rest that is over: no busy loop."""
+    busy: dict[str, Any] = {"leaving": {"bot.v1": 5.0}, "busy": frozenset({"bot.v1"}), "busy_look_s": 0.5}
+    assert next_look_s(make_situation(**busy)) == 0.5
+    assert next_look_s(make_situation(**busy, resting={"bot.v1": 130.0})) == 30.0
+    assert next_look_s(make_situation(V1, resting={"bot.v1": 99.0})) is None
+
+
+def test_an_unload_that_failed_rests_too() -> None:
+    """An engine that does not unload is not asked over and over."""
+    listed = {"bot.v1": path_of(V1)}
+    gone: dict[str, Any] = {"listed": listed, "leaving": {"bot.v1": 5.0}}
+    assert plan(make_situation(**gone, resting={"bot.v1": 101.0})) == []
+    assert plan(make_situation(**gone, resting={"bot.v1": 99.0})) == [Unload("bot.v1")]
+
+
+def test_the_old_version_stays_until_the_new_one_answers() -> None:
+    """However long it takes, or if it never does: else nobody would answer for the alias."""
+    stands_in: dict[str, Any] = {"listed": {"bot.v1": path_of(V1)}, "stand_ins": {"bot.v2": frozenset({"bot.v1"})}}
+    assert plan(make_situation(V2, **stands_in)) == [Load(V2, path_of(V2))]
+    assert plan(make_situation(V2, **stands_in, resting={"bot.v2": 900.0})) == []
+    assert plan(make_situation(V2, **stands_in, refused=frozenset({"bot.v2"}))) == [Refuse(V2)]
+    assert plan(make_situation(V2, **stands_in, leaving={"bot.v1": 1.0}, resting={"bot.v2": 900.0})) == [
+        Return("bot.v1")
+    ]
+
+
+def test_what_stands_in_for_one_without_a_slot_goes() -> None:
+    """A node holds no more than its slots, whoever waits for one."""
+    situation = make_situation(
+        wishes=(Wish(V2, eager=False),),
+        ready=frozenset({V2.digest}),
+        listed={"bot.v1": path_of(V1)},
+        stand_ins={"bot.v2": frozenset({"bot.v1"})},
+    )
+    assert plan(situation) == [Say("bot.v2", NodeState.RESOLVABLE), Leave("bot.v1")]
+
+
+def test_what_has_no_slot_any_more_leaves_the_engine_unless_that_loads_by_itself() -> None:
+    """After a restart with fewer slots, or a direction; on a lazy node, what a request loaded stays."""
+    fields: dict[str, Any] = {
+        "wishes": (Wish(V1, eager=False),),
+        "ready": frozenset({V1.digest}),
+        "listed": {"bot.v1": path_of(V1)},
+    }
+    assert plan(make_situation(**fields)) == [Leave("bot.v1")]
+    assert plan(make_situation(**fields, leaving={"bot.v1": 5.0})) == [Unload("bot.v1")]
+    assert plan(make_situation(**fields, lazy=True)) == [Confirm(V1, path_of(V1))]
 
 
 def test_slots_go_to_what_was_directed_then_to_what_is_loaded_then_to_the_newest() -> None:

@@ -25,5 +25,5 @@ local deferrals = redis.call('HINCRBY', KEYS[1], 'deferrals', 1)
 local pause = math.min(tonumber(ARGV[8]), tonumber(ARGV[7]) * 2 ^ math.min(deferrals - 1, 40), deadline - now)
 redis.call('HSET', KEYS[1], 'owner', '', 'claimed_with', 0)
 redis.call('ZREM', ledger .. ':leases:' .. stage, id)
-add_due(ledger, stage, held[4], id, now + pause)
+move_due(ledger, stage, held[4], id, now + pause)
 return {'deferred', pause}

@@ -22,5 +22,5 @@ local delay = math.min(tonumber(ARGV[8]), tonumber(ARGV[7]) * 2 ^ (attempts - 1)
 delay = math.max(delay, tonumber(ARGV[11]))
 redis.call('HSET', KEYS[1], 'owner', '', 'claimed_with', 0)
 redis.call('ZREM', ledger .. ':leases:' .. stage, id)
-add_due(ledger, stage, held[4], id, now + delay)
+move_due(ledger, stage, held[4], id, now + delay)
 return {'retry', delay}

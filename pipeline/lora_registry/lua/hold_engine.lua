@@ -18,7 +18,7 @@ if other and other ~= id then
   if lease and tonumber(lease) > now and redis.call('HGET', ledger .. ':registration:' .. other, 'epoch') == epoch then
     redis.call('HSET', KEYS[2], 'owner', '', 'claimed_with', 0)
     redis.call('ZREM', ledger .. ':leases:' .. stage, id)
-    add_due(ledger, stage, mine[4], id, now + tonumber(ARGV[6]))
+    move_due(ledger, stage, mine[4], id, now + tonumber(ARGV[6]))
     return 'busy'
   end
 end

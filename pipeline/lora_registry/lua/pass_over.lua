@@ -25,11 +25,6 @@ for _, namespace in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
       add_due(ledger, ARGV[3], namespace, id, now)
     end
   end
-  local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  if #first == 0 then
-    redis.call('ZREM', KEYS[1], namespace)
-  elseif tonumber(first[2]) > now then
-    redis.call('ZADD', KEYS[1], first[2], namespace)
-  end
+  put_off_turn(ledger, stage, namespace)
 end
 return wake(ledger, ARGV[3], tonumber(ARGV[4]), now)

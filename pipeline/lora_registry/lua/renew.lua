@@ -8,6 +8,6 @@ if held[1] ~= ARGV[3] or held[2] ~= ARGV[4] or held[3] ~= ARGV[5] then
   return 0
 end
 local ledger, until_us = ARGV[1] .. ':ledger', now_us() + tonumber(ARGV[6])
-redis.call('ZADD', due_key(ledger, ARGV[3], held[4]), until_us, ARGV[2])
+move_due(ledger, ARGV[3], held[4], ARGV[2], until_us)
 redis.call('ZADD', ledger .. ':leases:' .. ARGV[3], until_us, ARGV[2])
 return 1

@@ -7,13 +7,10 @@ in plan.py, from the state alone; here it is done. While Redis is away the last 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from lora_registry import node_codes as codes
@@ -21,14 +18,16 @@ from lora_registry.announcements import CatalogView
 from lora_registry.catalog import Catalog, VersionRecord
 from lora_registry.connection import connect
 from lora_registry.errors import NotFound, RedisUnavailable, RegistryError
-from lora_registry.nodes import NodeInfo, NodeRegistry, NodeState
-from lora_registry.selection import parse_selector, wanted_by
+from lora_registry.nodes import SERVED, NodeInfo, NodeRegistry, NodeState
+from lora_registry.selection import Wanted, parse_selector, wanted_by
 from lora_registry.settings import Settings
 from lora_registry.subscriber import Subscriber
 from lora_workers.node.acknowledgements import Acknowledgements
+from lora_workers.node.aliases import AliasTable
 from lora_workers.node.cache import Cache, Origin
 from lora_workers.node.drivers import Driver, EngineDescription
 from lora_workers.node.failures import NodeFailure
+from lora_workers.node.fetches import Fetches
 from lora_workers.node.judging import describe_node, refusal
 from lora_workers.node.options import NodeOptions
 from lora_workers.node.plan import (
@@ -45,12 +44,12 @@ from lora_workers.node.plan import (
     next_look_s,
     plan,
 )
+from lora_workers.node.retries import Retries
 from lora_workers.node.same_base import why_another_base
 from lora_workers.node.wishes import Wish, wishes_of
 
 logger = logging.getLogger(__name__)
 
-_FETCHES_AT_ONCE: Final = 4
 _BUSY_LOOK_S: Final = 0.5
 _LONGEST_DRAIN: Final = 20
 """So many drain times: then an adapter is unloaded even if requests for it never end."""
@@ -85,9 +84,11 @@ class Agent:
         self._acks = Acknowledgements(self._nodes, options.node_id)
         self._selector = parse_selector(options.select)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
-        self._fetches = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch")
-        self._fetched: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
         self._wake, self._stopping, self._beat_now = threading.Event(), threading.Event(), threading.Event()
+        self._forgotten = threading.Event()
+        self._fetches = Fetches(self._fetch, done=self._wake.set)
+        self._retries = Retries(options)
+        self._routes = AliasTable()
         self._view: CatalogView | None = None
         self._generation = ""
         self._info: NodeInfo | None = None
@@ -97,11 +98,8 @@ class Agent:
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
-        self._fetching: set[str] = set()
         self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
-        self._resting: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
         self._leaving: dict[str, float] = {}
         self._unloaded: set[str] = set()
         self._engine_failures = 0
@@ -120,7 +118,7 @@ class Agent:
             wait_s = self._step()
             self._wake.wait(wait_s)
             self._wake.clear()
-        self._fetches.shutdown(wait=False, cancel_futures=True)
+        self._fetches.close()
         self._driver.close()
         if self._fatal:
             raise self._fatal
@@ -160,9 +158,11 @@ class Agent:
 
     def _heartbeat(self, *, fresh: bool) -> bool:
         """Say that the node lives; `fresh` makes the registry forget what an earlier life acknowledged."""
-        assert self._info  # noqa: S101 - the engine told what it is before
+        assert self._info  # noqa: S101 - a node that joined said what it is
         try:
-            self._nodes.heartbeat(self._info, digests=self._digests, fresh=fresh)
+            if self._nodes.heartbeat(self._info, digests=self._digests, fresh=fresh):
+                self._forgotten.set()
+                self._wake.set()
         except RedisUnavailable as error:
             logger.warning("no heartbeat: %s", error)
             return False
@@ -173,45 +173,77 @@ class Agent:
     def _step(self) -> float:
         """Look once and act; returns seconds until the next look if nothing happens."""
         self._take_fetched()
-        view = self._view
-        try:
-            listed = self._look_at_engine()
-        except NodeFailure as failure:
-            return self._without_engine(view, failure)
+        view, listed = self._view, self._look_at_engine()
         if view is None:
             return self._options.reconcile_s
         if not self._has_joined:
             self._has_joined = self._heartbeat(fresh=True)
             if not self._has_joined:
                 return self._options.retry_first_s
-        if self._generation != view.cursor.generation:
-            self._generation = view.cursor.generation
-            self._acks.say_again()
-        self._acks.flush()
-        self._compare_bases()
+        self._catch_up(view)
         situation = self._situation(view, listed)
         for action in plan(situation):
             if self._stopping.is_set():
                 return 0.0
-            self._do(action)
+            if listed is not None or isinstance(action, Fetch):  # an engine that is away is asked nothing
+                self._do(action)
         return self._pause(situation)
 
     def _pause(self, situation: Situation) -> float:
         """Until something is due that no event announces, by what the actions left."""
-        left = replace(situation, resting=self._resting, leaving=self._leaving, now=time.monotonic())
-        pauses = [self._options.reconcile_s, _BUSY_LOOK_S if situation.busy else None, next_look_s(left)]
-        return min(pause for pause in pauses if pause is not None)
+        options = self._options
+        left = replace(situation, resting=self._retries.resting, leaving=self._leaving)
+        due_s = next_look_s(left)
+        pauses = [options.reconcile_s]
+        if due_s is not None:
+            pauses.append(max(0.0, due_s - (time.monotonic() - situation.now)))
+        if situation.busy:
+            pauses.append(_BUSY_LOOK_S)
+        if self._engine_failures:
+            pauses.append(options.retry_first_s)
+        return min(pauses)
 
-    def _look_at_engine(self) -> dict[str, str | None]:
-        listed = self._driver.listed()
-        if self._info is None or self._engine_failures:
-            told = self._driver.describe()
-            self._info, self._base = describe_node(told, self._options), told.base
-            self._other_base = None
-            self._refusals.clear()
-            self._resting.clear()  # it may have been started again with other options
+    def _look_at_engine(self) -> dict[str, str | None] | None:
+        """What the engine lists; None while it does not answer."""
+        try:
+            listed = self._driver.listed()
+            if self._info is None or self._engine_failures:
+                self._describe(self._driver.describe())
+        except NodeFailure as failure:
+            self._miss_engine(failure)
+            return None
         self._engine_failures = 0
         return listed
+
+    def _describe(self, told: EngineDescription) -> None:
+        """Take in what the engine is; it may have been started again with other options."""
+        self._info, self._base = describe_node(told, self._options), told.base
+        self._other_base = None
+        self._refusals.clear()
+        self._retries.try_all()
+        self._beat_now.set()
+
+    def _miss_engine(self, failure: NodeFailure) -> None:
+        """The engine does not answer: say so if it lasts. The node is there all the same, and fetches."""
+        self._engine_failures += 1
+        if self._engine_failures == 1:
+            logger.warning("%s", failure.message)
+        if self._info is None:
+            self._describe(EngineDescription(self._options.engine))
+        for name in self._acks.known if self._engine_failures >= _PATIENCE else ():
+            if self._acks.state(name) in _UP:
+                self._acks.fail(name, failure)
+        self._confirmed.clear()
+
+    def _catch_up(self, view: CatalogView) -> None:
+        """Tell the registry what it does not know, or not any more."""
+        if self._generation != view.cursor.generation or self._forgotten.is_set():
+            self._generation = view.cursor.generation
+            self._forgotten.clear()
+            self._acks.say_again()
+        self._acks.flush()
+        if not self._engine_failures:
+            self._compare_bases()
 
     def _compare_bases(self) -> None:
         """Until they are the same: somebody may tell the registry the engine's name for it."""
@@ -224,56 +256,76 @@ class Agent:
         except RedisUnavailable as error:
             logger.warning("the engine's base model was not compared: %s", error)
 
-    def _without_engine(self, view: CatalogView | None, failure: NodeFailure) -> float:
-        """Fetch all the same; say so if it lasts."""
-        self._engine_failures += 1
-        if self._engine_failures == 1:
-            logger.warning("%s", failure.message)
-        for name in self._acks.known if self._engine_failures >= _PATIENCE else ():
-            if self._acks.state(name) in _UP:
-                self._acks.fail(name, failure)
-        self._confirmed.clear()
-        if view and self._has_joined:
-            for action in plan(self._situation(view, {}, is_up=False)):
-                if isinstance(action, Fetch):
-                    self._do(action)
-        return min(self._options.reconcile_s, self._options.retry_first_s)
-
-    def _situation(self, view: CatalogView, listed: dict[str, str | None], *, is_up: bool = True) -> Situation:
-        options = self._options
+    def _situation(self, view: CatalogView, listed: dict[str, str | None] | None) -> Situation:
+        options, held = self._options, listed or {}
         wanted = list(wanted_by(self._selector, options.node_id, view, now_s=time.time()))
         refused = frozenset(each.record.served_name for each in wanted if self._refusal(each.record)[1])
+        stand_ins = self._stand_ins(view, wanted, held) if listed is not None else {}
         slots = self._info.slots if self._info else 0
-        wishes = wishes_of(wanted, eager=options.eager, slots=slots, held=listed, refused=refused)
-        self._notice_wishes(wishes, listed)
-        if is_up:
+        wishes = wishes_of(wanted, eager=options.eager, slots=slots, held={*held, *stand_ins}, refused=refused)
+        self._notice_wishes(wishes, held)
+        if listed is not None:
             self._notice_losses(listed)
-        is_asked = self._leaving or any(wish.name in self._unloaded and wish.name not in listed for wish in wishes)
-        busy = self._driver.busy() if is_up and is_asked else frozenset()
+        fetching = frozenset(self._fetches.digests)
+        ready = frozenset({wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)} - fetching)
         return Situation(
             wishes=wishes,
-            listed=listed,
-            ready=frozenset(wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)),
+            listed=held,
+            ready=ready,
             path_of=lambda digest: str(self._cache.path(digest)),
             is_ours=self._is_ours,
             now=time.monotonic(),
-            fetching=frozenset(self._fetching),
+            fetching=fetching,
             confirmed=frozenset(self._confirmed),
-            resting=dict(self._resting),
+            resting=dict(self._retries.resting),
             leaving=dict(self._leaving),
-            busy=busy,
+            busy=self._busy(wishes, held) if listed is not None else frozenset(),
             refused=refused,
             known=self._acks.known,
             drain_s=options.drain_s,
             longest_drain_s=options.drain_s * _LONGEST_DRAIN,
+            busy_look_s=_BUSY_LOOK_S,
+            stand_ins=stand_ins,
+            lazy=not options.eager,
         )
+
+    def _stand_ins(
+        self, view: CatalogView, wanted: Sequence[Wanted], listed: dict[str, str | None]
+    ) -> dict[str, frozenset[str]]:
+        """Served names that do not answer here yet → those that the engine has and that aliases pointed at before."""
+        self._routes.want({alias: each.record.served_name for each in wanted for alias in each.aliases})
+        published = {record.served_name for record in view.versions.values()}
+        found = {}
+        for name, before in self._routes.waiting().items():
+            held = before & listed.keys() & published
+            if held and self._acks.state(name) not in SERVED:
+                found[name] = frozenset(held)
+            else:
+                self._routes.swap(name)
+        return found
+
+    def _busy(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> frozenset[str]:
+        """What requests run on, where that matters; everything if the engine does not tell."""
+        is_asked = self._leaving or any(
+            wish.name in self._unloaded
+            if wish.name not in listed
+            else listed[wish.name] not in (None, str(self._cache.path(wish.record.digest)))
+            for wish in wishes
+        )
+        if not is_asked:
+            return frozenset()
+        try:
+            return self._driver.busy()
+        except NodeFailure as failure:
+            logger.warning("nothing is unloaded meanwhile: %s", failure.message)
+            return frozenset({*listed, *(wish.name for wish in wishes)})
 
     def _notice_wishes(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
         """Begin anew with what is wanted since now, whatever became of it when it was wanted before."""
         wished = frozenset(wish.name for wish in wishes)
+        for name in wished ^ self._wished:
+            self._retries.forget(name)
         for name in wished - self._wished:
-            self._resting.pop(name, None)
-            self._failures.pop(name, None)
             if self._acks.state(name) in _NOT_ON_THE_WAY:
                 self._acks.say(name, NodeState.SEEN)
         self._wished = wished
@@ -300,7 +352,7 @@ class Agent:
     def _do(self, action: Action) -> None:
         match action:
             case Fetch(record):
-                self._begin_fetch(record)
+                self._fetches.begin(record)
             case Load(record, path):
                 self._try(record.served_name, lambda: self._load(record, path))
             case Confirm(record, path):
@@ -327,11 +379,12 @@ class Agent:
             raise NodeFailure(codes.NODE_NOT_LISTED, may_pass=True)
         self._driver.probe(name)
         self._confirmed.add(name)
-        self._failures.pop(name, None)
+        self._retries.forget(name)
         self._acks.say(name, NodeState.ROUTABLE)
 
     def _unload(self, name: str) -> None:
         self._driver.unload(name)
+        self._retries.forget(name)
         self._unloaded.add(name)
         self._confirmed.discard(name)
         self._leaving.pop(name, None)
@@ -357,8 +410,8 @@ class Agent:
         if state is NodeState.RETIRED:
             if not self._is_published(name):
                 self._cache.forget(name)
-            for kept in (self._resting, self._failures, self._refusals):
-                kept.pop(name, None)
+            self._retries.forget(name)
+            self._refusals.pop(name, None)
         if state is NodeState.RESOLVABLE and self._options.eager:
             slots_taken = codes.NODE_SLOTS_TAKEN
             self._acks.say(name, NodeState.SKIPPED, slots_taken.code, f"{slots_taken.cause} {slots_taken.remedy}")
@@ -375,33 +428,17 @@ class Agent:
             self._fail(name, failure)
 
     def _fail(self, name: str, failure: NodeFailure) -> None:
-        options = self._options
-        count = self._failures[name] = self._failures.get(name, 0) + 1
-        pause_s = min(options.retry_max_s, options.retry_first_s * 2.0 ** (count - 1))
-        self._resting[name] = time.monotonic() + (pause_s if failure.may_pass else options.retry_refused_s)
+        count = self._retries.failed(name, failure)
         if failure.may_pass and count < _PATIENCE:
-            logger.info("%s: %s, again in %g s: %s", name, failure.code, pause_s, failure.message)
+            logger.info("%s: %s, tried again soon: %s", name, failure.code, failure.message)
         elif name in self._acks.known:
             self._acks.fail(name, failure)
 
-    # Fetching, in threads of its own: a large artifact delays no other
-
-    def _begin_fetch(self, record: VersionRecord) -> None:
-        self._fetching.add(record.digest)
-        self._fetches.submit(self._fetch, record)
+    # Fetching
 
     def _fetch(self, record: VersionRecord) -> None:
-        failure = None
-        try:
-            self._cache.fetch(record.digest, self._origin, keep=self._in_use)
-            self._cache.remember(record)
-        except NodeFailure as error:
-            failure = error
-        except Exception as error:
-            logger.exception("fetching %s", record.served_name)
-            failure = NodeFailure(codes.NODE_FETCH_FAILED, f"{type(error).__name__}: {error}", may_pass=True)
-        self._fetched.put((record, failure))
-        self._wake.set()
+        self._cache.fetch(record.digest, self._origin, keep=self._in_use)
+        self._cache.remember(record)
 
     def _in_use(self) -> set[str]:
         """Digests that must stay in the cache: what is wanted, and what the engine may read again."""
@@ -409,15 +446,14 @@ class Agent:
             listed = self._driver.listed()
         except NodeFailure:
             return self._cache.digests()  # nobody knows what it has
-        held = {f"sha256:{Path(path).name}" for path in listed.values() if path}
-        return held | self._digests | self._fetching
+        held = {digest for path in listed.values() if (digest := self._cache.digest_at(path))}
+        return held | self._digests | self._fetches.digests
 
     def _take_fetched(self) -> None:
-        while not self._fetched.empty():
-            record, failure = self._fetched.get()
-            self._fetching.discard(record.digest)
+        for record, failure in self._fetches.take_ended():
             if failure:
                 self._fail(record.served_name, failure)
-            elif record.served_name in self._wished and self._acks.state(record.served_name) not in _UP:
-                self._failures.pop(record.served_name, None)
+                continue
+            self._retries.forget(record.served_name)
+            if record.served_name in self._wished and self._acks.state(record.served_name) not in _UP:
                 self._acks.say(record.served_name, NodeState.FETCHED)

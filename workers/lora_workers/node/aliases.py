@@ -6,6 +6,8 @@ somebody says that the new one answers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lora_registry.announcements import CatalogView
 from lora_registry.errors import InvalidName
 from lora_registry.names import AdapterName, Reference, parse_adapter, parse_reference
@@ -20,9 +22,17 @@ class AliasTable:
 
     def follow(self, view: CatalogView) -> None:
         """Take in the catalog as it is now."""
-        self._wanted = {
-            alias: view.resolve(alias).served_name for alias in view.aliases if view.version_of(alias) in view.versions
-        }
+        self.want(
+            {
+                alias: view.resolve(alias).served_name
+                for alias in view.aliases
+                if view.version_of(alias) in view.versions
+            }
+        )
+
+    def want(self, targets: Mapping[str, str]) -> None:
+        """Take in what the aliases point at now: `namespace.name@alias` → served name."""
+        self._wanted = dict(targets)
         for alias in self._routes.keys() - self._wanted.keys():
             del self._routes[alias]
         for alias in self._wanted.keys() - self._routes.keys():

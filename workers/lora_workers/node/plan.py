@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lora_registry.catalog import VersionRecord
 from lora_registry.nodes import NodeState
@@ -34,6 +35,10 @@ class Situation:
         now: seconds of a monotonic clock, as all times here.
         drain_s: how long an adapter stays loaded that nobody wants any more.
         longest_drain_s: after so long it goes, even if requests never end.
+        busy_look_s: how often it is looked at then.
+        stand_ins: served names that do not answer yet → loaded ones that aliases pointed at before, and that stay
+            until then.
+        lazy: whether the engine loads what it is asked for by itself: then it may hold more than it was given.
     """
 
     wishes: tuple[Wish, ...]
@@ -51,6 +56,24 @@ class Situation:
     known: frozenset[str] = frozenset()
     drain_s: float = 30.0
     longest_drain_s: float = 600.0
+    busy_look_s: float = 0.5
+    stand_ins: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    lazy: bool = False
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Served names that do not leave the engine.
+
+        What stands in for one that has no slot goes, too. What stands in for one that the node refuses stays: it is
+        all that the node can answer for the alias.
+        """
+        wanted = {wish.name for wish in self.wishes if wish.eager or self.lazy}
+        awaited = self.stand_ins.keys() & (wanted | self.refused)
+        return frozenset(wanted - self.refused).union(*(self.stand_ins[name] for name in awaited))
+
+    def rests(self, name: str) -> bool:
+        """Whether a failure of it is so fresh that it is left alone."""
+        return self.resting.get(name, self.now) > self.now
 
 
 @dataclass(frozen=True)
@@ -78,14 +101,14 @@ class Confirm:
 
 @dataclass(frozen=True)
 class Unload:
-    """Unload it: nobody wants it any more, or it lies at another path than it should."""
+    """Unload it: it is not wanted there any more, or it lies at another path than it should."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Leave:
-    """Nobody wants it since now: its drain time begins."""
+    """It is not wanted in the engine since now: its drain time begins."""
 
     name: str
 
@@ -120,7 +143,8 @@ def plan(situation: Situation) -> list[Action]:
 
     New versions are loaded before old ones are unloaded, and fetches begin first of all.
     """
-    actions = [action for wish in situation.wishes for action in _for_wish(wish, situation)]
+    actions: list[Action] = [Return(name) for name in sorted(situation.kept & situation.leaving.keys())]
+    actions += [action for wish in situation.wishes for action in _for_wish(wish, situation)]
     actions.sort(key=lambda action: not isinstance(action, Fetch))
     actions.extend(_for_leaving(situation))
     actions.extend(_for_retired(situation))
@@ -128,20 +152,25 @@ def plan(situation: Situation) -> list[Action]:
 
 
 def next_look_s(situation: Situation) -> float | None:
-    """Seconds until something is due that no event announces; None if nothing is."""
-    due = [at for name, at in situation.resting.items() if name in {wish.name for wish in situation.wishes}]
-    due += [since + situation.drain_s for since in situation.leaving.values()]
-    return max(0.0, min(due) - situation.now) if due else None
+    """Seconds until something is due that no event announces; None if nothing is.
+
+    What is due and yet still there is waited for: requests run on it.
+    """
+    concerned = {wish.name for wish in situation.wishes} | situation.leaving.keys()
+    due = [at for name, at in situation.resting.items() if name in concerned and at > situation.now]
+    soon = situation.now + situation.busy_look_s
+    due += [
+        max(soon, since + situation.drain_s) for name, since in situation.leaving.items() if not situation.rests(name)
+    ]
+    return min(due) - situation.now if due else None
 
 
 def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
     name, record = wish.name, wish.record
-    if name in situation.leaving:
-        yield Return(name)
     if name in situation.refused:
         yield Refuse(record)
         return
-    if situation.resting.get(name, situation.now) > situation.now:
+    if situation.rests(name):
         return
     if record.digest not in situation.ready:
         if record.digest not in situation.fetching:
@@ -154,6 +183,8 @@ def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
         elif name not in situation.busy:  # requests of an earlier load still run: a second one would kill vLLM
             yield Load(record, path)
         return
+    if name not in situation.kept:
+        return  # it leaves
     if situation.listed[name] not in (None, path):
         if name not in situation.busy:
             yield Unload(name)
@@ -162,16 +193,16 @@ def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
 
 
 def _for_leaving(situation: Situation) -> Iterator[Action]:
-    wanted = {wish.name for wish in situation.wishes} - situation.refused
     for name, path in situation.listed.items():
-        if name in wanted or not situation.is_ours(name, path):
+        if name in situation.kept or not situation.is_ours(name, path):
             continue
         since = situation.leaving.get(name)
         if since is None:
             yield Leave(name)
             continue
         waited = situation.now - since
-        if waited >= situation.longest_drain_s or (waited >= situation.drain_s and name not in situation.busy):
+        is_over = waited >= situation.longest_drain_s
+        if not situation.rests(name) and (is_over or (waited >= situation.drain_s and name not in situation.busy)):
             yield Unload(name)
 
 

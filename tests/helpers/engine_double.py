@@ -1,0 +1,67 @@
+"""An engine in memory behind the driver's interface, which fails, hangs and refuses on demand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lora_registry import node_codes as codes
+from lora_workers.node.drivers import EngineDescription
+from lora_workers.node.failures import NodeFailure
+
+
+class EngineDouble:
+    """Behaves as vLLM's driver does.
+
+    Attributes:
+        loaded: served name → path.
+        calls: how often each of the driver's methods was called.
+        fails: methods that fail, as when the engine is out of reach.
+        refuses: served names that it never loads.
+        running: served names that requests run on.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, str] = {}
+        self.calls: Counter[str] = Counter()
+        self.fails: set[str] = set()
+        self.refuses: set[str] = set()
+        self.running: set[str] = set()
+
+    def describe(self) -> EngineDescription:
+        """See `Driver`."""
+        self._call("describe")
+        return EngineDescription("vllm", version="0.32.0")
+
+    def listed(self) -> dict[str, str | None]:
+        """See `Driver`."""
+        self._call("listed")
+        return dict(self.loaded)
+
+    def busy(self) -> frozenset[str]:
+        """See `Driver`."""
+        self._call("busy")
+        return frozenset(self.running)
+
+    def load(self, served_name: str, path: str) -> None:
+        """See `Driver`."""
+        self._call("load")
+        if served_name in self.refuses:
+            raise NodeFailure(codes.NODE_ENGINE_REFUSED, "no memory", may_pass=False)
+        self.loaded[served_name] = path
+
+    def unload(self, served_name: str) -> None:
+        """See `Driver`."""
+        self._call("unload")
+        self.loaded.pop(served_name, None)
+
+    def probe(self, served_name: str) -> None:
+        """See `Driver`."""
+        self._call("probe")
+
+    def close(self) -> None:
+        """See `Driver`."""
+
+    def _call(self, method: str) -> None:
+        self.calls[method] += 1
+        if method in self.fails:
+            raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, f"{method}: ReadTimeout", may_pass=True)

@@ -1,0 +1,237 @@
+"""The node agent beside an engine or a store in trouble: it goes on, at rest, and what answers goes on answering."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lora_registry.artifacts import Manifest
+from lora_registry.lifecycle import Lifecycle
+from lora_registry.names import AdapterName
+from lora_registry.nodes import NodeState
+from lora_registry.settings import Settings
+from lora_workers.node.lookup import LazyOrigin
+from tests.helpers.engine_double import EngineDouble
+from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
+from tests.helpers.nodes import make_info
+from tests.helpers.registry import BASE, Registry
+from tests.helpers.waiting import wait_until
+
+BOT = AdapterName("default", "support-bot")
+_AT_REST = 10
+"""Looks in a second that an agent at rest never makes: its usual one is every `reconcile_s`, here 0.2 s."""
+
+
+@pytest.fixture
+def registry(settings: Settings, registry: Registry) -> StoringRegistry:
+    """A registry whose versions have artifacts."""
+    return StoringRegistry(registry.client, settings)
+
+
+@pytest.fixture
+def engine() -> EngineDouble:
+    """An engine that does as it is told."""
+    return EngineDouble()
+
+
+class SlowOrigin(LazyOrigin):
+    """A store that gives nothing of some artifacts until it may."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.holds_back = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def manifest(self, digest: str) -> Manifest:
+        """See `LazyOrigin`."""
+        if self.holds_back.is_set():
+            self.may_go_on.wait(30)
+        return super().manifest(digest)
+
+
+def looks_in_a_second(engine: EngineDouble) -> int:
+    """How often the agent looks at the engine."""
+    before = engine.calls["listed"]
+    threading.Event().wait(1.0)  # what is counted is what happens in a while
+    return engine.calls["listed"] - before
+
+
+def test_after_a_failure_that_passed_the_agent_is_at_rest(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """A probe that failed once leaves nothing behind that is due for ever."""
+    engine.fails.add("probe")
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        record = registry.publish_version()
+        wait_until(lambda: engine.calls["probe"], what="a probe that fails")
+        engine.fails.clear()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        assert looks_in_a_second(engine) <= _AT_REST
+
+
+def test_a_version_that_requests_hold_is_looked_at_now_and_then(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """Past its drain time a stream still runs on it: the engine is not asked over and over."""
+    options = make_options(tmp_path, engine="vllm", drain_s=0.3)
+    with running_agent(options, settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        engine.running.add(old.served_name)
+        new = registry.publish_version(content="two")
+        registry.wait_for(new.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: engine.calls["busy"] > 1, what="a look at what runs")
+        assert looks_in_a_second(engine) <= _AT_REST
+        assert old.served_name in engine.loaded
+        engine.running.clear()
+        registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_an_unload_that_fails_is_tried_again_with_pauses(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """It fails for a while, is said after three times, and ends well once the engine is."""
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        engine.fails.add("unload")
+        registry.publish_version(content="two")
+        registry.wait_for(old.served_name, NodeState.FAILED)
+        assert engine.calls["unload"] == 3
+        engine.fails.clear()
+        registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_an_engine_that_does_not_tell_what_runs_keeps_what_it_has(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """The agent lives on, and unloads when it knows."""
+    options = make_options(tmp_path, engine="vllm", drain_s=0.2)
+    with running_agent(options, settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        engine.fails.add("busy")
+        new = registry.publish_version(content="two")
+        registry.wait_for(new.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: engine.calls["busy"] >= 2, what="a second look at what runs")
+        assert old.served_name in engine.loaded
+        engine.fails.clear()
+        registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_the_old_version_answers_until_the_new_one_was_fetched(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """A store that takes longer than the drain time leaves no gap."""
+    origin = SlowOrigin(settings)
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine, origin=origin):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        origin.holds_back.set()
+        new = registry.publish_version(content="two")
+        registry.wait_for(new.served_name, NodeState.SEEN)
+        wait_for_looks(engine, 5)
+        assert old.served_name in engine.loaded
+        origin.may_go_on.set()
+        registry.wait_for(new.served_name, NodeState.ROUTABLE)
+        registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_the_old_version_answers_if_the_engine_refuses_the_new_one(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """For as long as the alias points at what cannot be served, unless somebody retires the old one."""
+    engine.refuses.add("support-bot.v2")
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        new = registry.publish_version(content="two")
+        registry.wait_for(new.served_name, NodeState.FAILED)
+        wait_for_looks(engine, 5)
+        assert old.served_name in engine.loaded
+        assert registry.states(old.served_name) == {"node-1": NodeState.ROUTABLE}
+        Lifecycle(registry.client, settings).retire_version(BOT, old.version)
+        registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_a_node_that_starts_with_fewer_slots_unloads_what_has_none(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """What its last life loaded goes down to its slots, and it says so of the rest."""
+    records = [registry.publish_version(f"bot-{number}", content=str(number)) for number in range(3)]
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        for record in records:
+            registry.wait_for(record.served_name, NodeState.ROUTABLE)
+    with running_agent(make_options(tmp_path, engine="vllm", slots=1), settings, driver=engine):
+        for record in records[:2]:
+            assert registry.wait_for(record.served_name, NodeState.SKIPPED).code == "NODE_SLOTS_TAKEN"
+        assert list(engine.loaded) == [records[2].served_name]
+
+
+def test_a_node_whose_engine_is_not_there_yet_is_seen_and_fetches(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """Engines take minutes to start: meanwhile the node is known, and has the bytes at hand."""
+    engine.fails.add("listed")
+    record = registry.publish_version()
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        registry.wait_for(record.served_name, NodeState.FETCHED)
+        assert [node.info.engine_version for node in registry.nodes.nodes(BASE)] == [""]
+        engine.fails.clear()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        wait_until(
+            lambda: [node.info.engine_version for node in registry.nodes.nodes(BASE)] == ["0.32.0"],
+            what="what the engine is, in a heartbeat",
+        )
+
+
+def test_a_node_that_was_forgotten_says_everything_again(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """An earlier process of the same name ends late, and says that the node ends: the one that lives is heard again."""
+    brisk = settings.model_copy(update={"heartbeat_s": 0.1})
+    with running_agent(make_options(tmp_path, engine="vllm"), brisk, driver=engine):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        registry.nodes.leave(make_info().node_id)
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+def wait_for_looks(engine: EngineDouble, count: int) -> None:
+    """Wait until the agent looked at the engine so often again."""
+    until = engine.calls["listed"] + count
+    wait_until(lambda: engine.calls["listed"] >= until, what=f"{count} more looks")
+
+
+def test_a_fetch_that_hangs_does_not_keep_the_process_alive(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """SIGTERM ends the node while a store gives no byte."""
+    record = registry.publish_version()
+    weights = registry.store.path(record.digest) / "adapter_model.safetensors"
+    weights.parent.chmod(0o755)
+    weights.unlink()
+    os.mkfifo(weights)
+    command = ["node", "--base", BASE, "--engine", "directory", "--engine-url", str(tmp_path / "engine")]
+    environment = {
+        "LORA_REGISTRY_REDIS_URL": settings.redis_url,
+        "LORA_REGISTRY_KEY_PREFIX": settings.key_prefix,
+        "LORA_REGISTRY_ARTIFACT_STORE": str(settings.artifact_store),
+    }
+    node = subprocess.Popen(
+        [sys.executable, "-m", "lora_workers", *command, "--cache", str(tmp_path / "cache"), "--node-id", "node-1"],
+        env={**os.environ, **environment},
+    )
+    try:
+        registry.wait_for(record.served_name, NodeState.SEEN, timeout_s=30)
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(20) == 0
+    finally:
+        node.kill()
+        node.wait()

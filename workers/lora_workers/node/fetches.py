@@ -1,0 +1,73 @@
+"""Fetches in threads of their own: a large artifact delays no other, and one that hangs does not keep a node alive."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from lora_registry import node_codes as codes
+from lora_registry.catalog import VersionRecord
+from lora_workers.node.failures import NodeFailure
+
+AT_ONCE: Final = 4
+
+logger = logging.getLogger(__name__)
+
+
+class Fetches:
+    """Fetches of artifacts, so many at once; the threads begin with the first.
+
+    Args:
+        fetch: has the artifact of a version in the cache; raises NodeFailure.
+        done: called in a fetch's thread when it ended.
+    """
+
+    def __init__(self, fetch: Callable[[VersionRecord], None], *, done: Callable[[], None]) -> None:
+        self._fetch = fetch
+        self._done = done
+        self._waiting: queue.SimpleQueue[VersionRecord | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
+        self._threads = 0
+        self.digests: set[str] = set()
+        """Artifacts on their way."""
+
+    def begin(self, record: VersionRecord) -> None:
+        """Fetch the artifact of a version, when a thread is free."""
+        self.digests.add(record.digest)
+        self._waiting.put(record)
+        if self._threads < AT_ONCE:
+            self._threads += 1
+            # As daemons: a store that hangs must not hang the end of the process.
+            threading.Thread(target=self._work, daemon=True, name=f"fetch-{self._threads}").start()
+
+    def take_ended(self) -> Iterator[tuple[VersionRecord, NodeFailure | None]]:
+        """What ended since the last call, and how."""
+        while not self._ended.empty():
+            record, failure = self._ended.get()
+            self.digests.discard(record.digest)
+            yield record, failure
+
+    def close(self) -> None:
+        """Begin no more; what is on its way ends or not, nobody waits for it."""
+        while not self._waiting.empty():
+            self._waiting.get()
+        for _ in range(self._threads):
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while record := self._waiting.get():
+            self._ended.put((record, self._failure_of(record)))
+            self._done()
+
+    def _failure_of(self, record: VersionRecord) -> NodeFailure | None:
+        try:
+            self._fetch(record)
+        except NodeFailure as error:
+            return error
+        except Exception as error:
+            logger.exception("fetching %s", record.served_name)
+            return NodeFailure(codes.NODE_FETCH_FAILED, f"{type(error).__name__}: {error}", may_pass=True)
+        return None

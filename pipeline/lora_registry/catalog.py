@@ -373,7 +373,7 @@ class Catalog:
         answer = scripts.call(
             self._redis,
             "move_alias",
-            keys=[keys.adapter(adapter), keys.versions(base), keys.aliases(base)],
+            keys=[keys.adapter(adapter), keys.aliases(base)],
             args=[
                 keys.prefix,
                 base,
@@ -392,7 +392,8 @@ class Catalog:
         if answer[0] == "unknown":
             raise self._missing(adapter, base, version)
         if answer[0] == "conflict":
-            raise Conflict(f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect}")
+            message = f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect or 'nothing'}"
+            raise Conflict(message, current_version=int(answer[1] or 0))
         return self.version(Reference(adapter, version=int(answer[1])))
 
     def add_base(self, profile: BaseProfile) -> bool:

@@ -189,6 +189,18 @@ class Conflict(RegistryError):
     code = "CONFLICT"
     remedy = "Read the current state and decide again."
 
+    def __init__(
+        self, message: str | None = None, *, remedy: str | None = None, current_version: int | None = None
+    ) -> None:
+        """Say what is so instead.
+
+        Args:
+            message, remedy: as with every error.
+            current_version: of an alias: what it points at; 0: at none.
+        """
+        super().__init__(message, remedy=remedy)
+        self.current_version = current_version
+
 
 class NotServed(RegistryError):
     """No serving node can serve the version as asked."""

@@ -148,12 +148,25 @@ class HookDeliveries:
             QueueFull: too much is pending; nothing was recorded.
             RedisUnavailable: the server is out of reach.
         """
+        call = self.hearing(hook, delivery_id, events, reason=reason, body=body, again=again)
+        return scripts.run(self._redis, call)
+
+    def hearing(
+        self,
+        hook: str,
+        delivery_id: str,
+        events: Sequence[HookEvent],
+        *,
+        reason: str = "",
+        body: str = "",
+        again: bool = False,
+    ) -> scripts.Call[Heard]:
+        """The call that `hear` makes; for who makes several together."""
         delivery_id = delivery_id[:200] or f"none-{secrets.token_hex(8)}"
         keys, settings = self._keys, self._settings
         reference = _reference(hook, delivery_id)
         origins = {each.origin: each for each in events}
-        answer = scripts.call(
-            self._redis,
+        return scripts.Call(
             "hear",
             keys=[
                 keys.delivery(reference),
@@ -173,10 +186,8 @@ class HookDeliveries:
                 body if len(body) <= _BODY_LENGTH else "",
                 *(part for origin, each in origins.items() for part in _arguments(origin, each)),
             ],
+            read=lambda answer: _heard(answer, delivery_id),
         )
-        if answer[0] == "full":
-            raise QueueFull
-        return Heard(delivery_id, Verdict(answer[0]), answer[1])
 
     def recall(self, event: HookEvent) -> Recalled:
         """What became of a content that was just seen at its origin, whoever asked for it; it is remembered for longer.
@@ -195,12 +206,16 @@ class HookDeliveries:
         Raises:
             RedisUnavailable: the server is out of reach.
         """
+        scripts.run(self._redis, self.refusal(hook, code, reason))
+
+    def refusal(self, hook: str, code: Code, reason: str) -> scripts.Call[None]:
+        """The call that `note_refusal` makes; for who makes several together."""
         settings = self._settings
-        scripts.call(
-            self._redis,
+        return scripts.Call(
             "note_refusal",
             keys=[self._keys.refusals(hook)],
             args=[code.code, reason[:500], settings.hook_history, settings.retention_s],
+            read=lambda _answer: None,
         )
 
     def history(self, hook: str) -> list[Delivery]:
@@ -239,6 +254,13 @@ class HookDeliveries:
                 remedy=f"List them with `lora-registry hooks show {hook}`.",
             )
         return _parse(fields)
+
+
+def _heard(answer: list[str], delivery_id: str) -> Heard:
+    """Raises QueueFull if the script says so."""
+    if answer[0] == "full":
+        raise QueueFull
+    return Heard(delivery_id, Verdict(answer[0]), answer[1])
 
 
 def _reference(hook: str, delivery_id: str) -> str:

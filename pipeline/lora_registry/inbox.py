@@ -9,16 +9,14 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import redis
-import redis.asyncio
 
 from lora_registry import codes, scripts
 from lora_registry.connection import LONGEST_BLOCK_S, command, redis_errors
-from lora_registry.errors import IdempotencyConflict, QueueFull, RegistryError, Rejected, ServerNotAdmitted
+from lora_registry.errors import IdempotencyConflict, QueueFull, Rejected, ServerNotAdmitted
 from lora_registry.events import RegistrationRequested, parse_event
 from lora_registry.keys import Keys
 from lora_registry.registrations import dump_findings
@@ -58,31 +56,25 @@ class Inbox:
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach; submit again with the same key.
         """
-        registration_id, keys, args = self._call_of(event, idempotency_key)
-        return _accepted(scripts.call(self._redis, "accept", keys=keys, args=args), registration_id, idempotency_key)
+        return scripts.run(self._redis, self.acceptance(event, idempotency_key=idempotency_key))
 
-    async def accept_all(
-        self, client: redis.asyncio.Redis, requests: Sequence[tuple[RegistrationRequested, str | None]]
-    ) -> list[Accepted | RegistryError]:
-        """Accept several events, each with its idempotency key, over `client`, in one round trip and in this order.
-
-        Returns:
-            For each what `accept` would return or raise.
-
-        Raises:
-            RedisUnavailable: the server is out of reach; any of them may have been accepted.
-        """
-        calls = [self._call_of(event, key) for event, key in requests]
-        answers = await scripts.call_all(client, "accept", [(keys, args) for _, keys, args in calls])
-        accepted: list[Accepted | RegistryError] = []
-        for (_, key), (registration_id, _, _), answer in zip(requests, calls, answers, strict=True):
-            try:
-                if isinstance(answer, RegistryError):
-                    raise answer
-                accepted.append(_accepted(answer, registration_id, key))
-            except RegistryError as error:
-                accepted.append(error)
-        return accepted
+    def acceptance(self, event: RegistrationRequested, *, idempotency_key: str | None = None) -> scripts.Call[Accepted]:
+        """The call that `accept` makes, under a fresh registration id; for who makes several together."""
+        registration_id, keys = f"reg_{secrets.token_hex(12)}", self._keys
+        idempotency = keys.idempotency(event.namespace, idempotency_key or registration_id)
+        return scripts.Call(
+            "accept",
+            keys=[keys.accepted(registration_id), idempotency, keys.numbers(event.adapter), keys.events],
+            args=[
+                registration_id,
+                event.model_dump_json(),
+                event.payload_digest(),
+                idempotency.rpartition(":")[2],
+                self._settings.max_queued_events,
+                keys.server,
+            ],
+            read=lambda answer: _accepted(answer, registration_id, idempotency_key),
+        )
 
     def is_known(self, namespace: str, idempotency_key: str) -> bool:
         """Whether an event was accepted under this key.
@@ -91,23 +83,6 @@ class Inbox:
             RedisUnavailable: the server is out of reach.
         """
         return command(self._redis, "GET", self._keys.idempotency(namespace, idempotency_key)) is not None
-
-    def _call_of(
-        self, event: RegistrationRequested, idempotency_key: str | None
-    ) -> tuple[str, list[str], list[str | int]]:
-        """A fresh registration id, and keys and arguments of the script that accepts the event under it."""
-        registration_id, keys = f"reg_{secrets.token_hex(12)}", self._keys
-        idempotency = keys.idempotency(event.namespace, idempotency_key or registration_id)
-        arguments: list[str | int] = [
-            registration_id,
-            event.model_dump_json(),
-            event.payload_digest(),
-            idempotency.rpartition(":")[2],
-            self._settings.max_queued_events,
-            keys.server,
-        ]
-        touched = [keys.accepted(registration_id), idempotency, keys.numbers(event.adapter), keys.events]
-        return registration_id, touched, arguments
 
     def read(self, consumer: str, *, count: int = 100, block_s: float = 1.0) -> list[Entry]:
         """New events for `consumer`; waits up to `block_s` for the first.

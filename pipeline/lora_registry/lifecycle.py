@@ -273,7 +273,7 @@ class Lifecycle:
         if answer[0] == "unknown":
             raise NotFound(f"{adapter} has no alias {alias!r}")
         if answer[0] == "conflict":
-            raise Conflict(f"{adapter}@{alias} points at {answer[1]}, not at {expect}")
+            raise Conflict(f"{adapter}@{alias} points at {answer[1]}, not at {expect}", current_version=int(answer[1]))
         return int(answer[1])
 
     def direct(self, record: VersionRecord, nodes: Iterable[str], *, for_s: float) -> float:
@@ -322,6 +322,10 @@ class Lifecycle:
         """
         said = command(self._redis, "HMGET", self._keys.keep, f"{namespace}.{name}", namespace)
         return next((int(number) for number in said if number is not None), self._settings.keep_last)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
 
     def _base_of(self, adapter: AdapterName) -> str:
         base = self.catalog.base_of(adapter)

@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import redis
 import redis.asyncio
 
 from lora_registry.connection import redis_errors
-from lora_registry.errors import RegistryError
 
 _REQUIRES = re.compile(r"^-- requires: (.+)$", re.MULTILINE)
 Argument = str | int | float
+Answer = TypeVar("Answer")
+
+
+class Call(NamedTuple, Generic[Answer]):
+    """A script to be run, by whoever has a connection, alone or together with others.
+
+    Attributes:
+        script: name of the script.
+        keys, args: see its header.
+        read: makes of what the script returns what the caller asked for, or raises a RegistryError.
+    """
+
+    script: str
+    keys: Sequence[str]
+    args: Sequence[Argument]
+    read: Callable[[Any], Answer]
 
 
 @cache
@@ -53,47 +68,56 @@ def call(client: redis.Redis, name: str, *, keys: Sequence[str], args: Sequence[
             return client.eval(source(name), len(keys), *keys, *args)
 
 
-async def call_all(
-    client: redis.asyncio.Redis, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-) -> list[Any | RegistryError]:
-    """Run script `name` once for each (keys, args) of `calls`, in one round trip; not atomic as a whole.
+def run(client: redis.Redis, call_: Call[Answer]) -> Answer:
+    """Run one script.
+
+    Raises:
+        RegistryError: what its answer means.
+        RedisUnavailable: the server is out of reach.
+    """
+    return call_.read(call(client, call_.script, keys=call_.keys, args=call_.args))
+
+
+async def run_all(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[Any | Exception]:
+    """Run scripts in one round trip, those of one name in this order; not atomic as a whole.
 
     Returns:
-        For each call what the script returned, or why it did not run.
+        For each of them what `run` would return or raise.
 
     Raises:
         RedisUnavailable: the server is out of reach; any of them may have run.
     """
     with redis_errors():
-        replies = await _run_all(client, name, calls)
-        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
-            # A script may run twice, as when a reply is lost. Most roles may not load one without running it.
-            replies = await _run_all(client, name, calls, is_known=False)
-    return [_as_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        replies = await _run_all(client, calls)
+        missed = [place for place, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+        if missed:  # most roles may not load a script without running it
+            again = [calls[place] for place in missed]
+            for place, reply in zip(missed, await _run_all(client, again, with_text=True), strict=True):
+                replies[place] = reply
+    return [_answer(each, reply) for each, reply in zip(calls, replies, strict=True)]
 
 
-async def _run_all(
-    client: redis.asyncio.Redis,
-    name: str,
-    calls: Sequence[tuple[Sequence[str], Sequence[Argument]]],
-    *,
-    is_known: bool = True,
-) -> list[Any]:
+async def _run_all(client: redis.asyncio.Redis, calls: Sequence[Call[Any]], *, with_text: bool = False) -> list[Any]:
+    """Replies and errors; `with_text`: the first call of each script brings its text."""
+    known = set() if with_text else {each.script for each in calls}
     async with client.pipeline(transaction=False) as pipe:
-        for place, (keys, args) in enumerate(calls):
-            if place == 0 and not is_known:
-                pipe.eval(source(name), len(keys), *keys, *args)
+        for each in calls:
+            if each.script in known:
+                pipe.evalsha(digest(each.script), len(each.keys), *each.keys, *each.args)
             else:
-                pipe.evalsha(digest(name), len(keys), *keys, *args)
+                known.add(each.script)
+                pipe.eval(source(each.script), len(each.keys), *each.keys, *each.args)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
         return replies
 
 
-def _as_error(reply: Exception) -> RegistryError:
+def _answer(call_: Call[Any], reply: Any) -> Any | Exception:
     try:
-        with redis_errors():
-            raise reply
-    except RegistryError as error:
+        if isinstance(reply, Exception):
+            with redis_errors():
+                raise reply
+        return call_.read(reply)
+    except Exception as error:  # noqa: BLE001 - raised where this one is waited for; the others have their answers
         return error
 
 

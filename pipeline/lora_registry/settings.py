@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     """Registry's server: `redis://`, `rediss://` or `unix://`."""
     broker_url: Annotated[str, Field(repr=False)] = ""
     """Celery's server; empty: the registry's. It may be another server; it must not be a Redis Cluster."""
+    alias_redis_url: Annotated[str, Field(repr=False)] = ""
+    """Registry's server as a user who may move aliases, for the gateway; empty: `redis_url` is that, too."""
     key_prefix: Annotated[str, Field(pattern=r"^\{[A-Za-z0-9_-]{1,32}\}$")] = "{lora}"
     """Hash tag that every key starts with: all keys a script touches share one slot."""
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,29 @@ def run(stand: Stand) -> list[Figure]:
     return [compare(stand, "gateway: events accepted (POST /v1/registrations)", ours, prefix="{gateway}")]
 
 
-def compare(stand: Stand, name: str, requests: Iterable[Request], *, prefix: str, goal: float = 0.5) -> Figure:
+def compare(
+    stand: Stand, name: str, requests: Sequence[Request], *, prefix: str, once: bool = False, goal: float = 0.5
+) -> Figure:
     """The rate at which a gateway takes `requests`, against the same requests to a route that does nothing.
 
     Args:
         stand: where the server is.
         name: name of the figure.
-        requests: path, headers and body of each request; they are sent in turn, over and over.
+        requests: path, headers and body of each request; each round sends a share of them in turn, over and over.
         prefix: key prefix of the registry.
+        once: no request may be sent twice.
         goal: least ratio.
+
+    Raises:
+        RuntimeError: a request was refused, or sent twice although it may not be.
     """
     rounds, for_s = (2, 1.0) if stand.quick else (7, 3.0)
     settings = stand.settings(prefix).model_copy(update={"max_queued_events": 10_000_000})
     admit(stand.connect(), settings)
-    asked = list(requests)
-    ours = _written(stand.directory / f"{prefix}-ours.jsonl", asked)
-    bare = _written(stand.directory / f"{prefix}-bare.jsonl", [{**each, "path": EMPTY} for each in asked])
+    shares = [requests[number :: rounds + 1] for number in range(rounds + 1)]
+    ours = [_written(stand.directory / f"{prefix}-{number}.jsonl", share) for number, share in enumerate(shares)]
+    bare = _written(stand.directory / f"{prefix}-bare.jsonl", [{**each, "path": EMPTY} for each in shares[0]])
+    most = len(shares[-1]) if once else None
     environment = environment_of(settings) | {"LORA_REGISTRY_MAX_QUEUED_EVENTS": str(settings.max_queued_events)}
     with (stand.directory / "gateway.log").open("wb") as log:
         server = subprocess.Popen(
@@ -61,9 +68,9 @@ def compare(stand: Stand, name: str, requests: Iterable[Request], *, prefix: str
     try:
         assert server.stdout
         port = int(server.stdout.readline())
-        for warm_up in (ours, bare):
+        for warm_up in (ours[0], bare):
             _rate(port, warm_up, for_s=0.5)
-        rates = [(_rate(port, ours, for_s=for_s), _rate(port, bare, for_s=for_s)) for _ in range(rounds)]
+        rates = [(_rate(port, each, for_s=for_s, most=most), _rate(port, bare, for_s=for_s)) for each in ours[1:]]
     finally:
         processes.stop(server)
         assert server.stdout
@@ -72,14 +79,17 @@ def compare(stand: Stand, name: str, requests: Iterable[Request], *, prefix: str
     return of_rounds(name, "/s", mine, other, at_least=goal)
 
 
-def _rate(port: int, requests: Path, *, for_s: float) -> float:
+def _rate(port: int, requests: Path, *, for_s: float, most: int | None = None) -> float:
     command = [sys.executable, "-m", "tests.benchmarks.http_load", str(port), str(requests), str(for_s)]
     ran = subprocess.run([*command, str(_CONNECTIONS)], capture_output=True, text=True, cwd=ROOT, check=False)
     if ran.returncode:
         raise RuntimeError(ran.stderr)
-    return float(ran.stdout)
+    rate, answers = ran.stdout.split()
+    if most is not None and int(answers) > most:
+        raise RuntimeError(f"{answers} requests were answered, and there are {most} different ones")
+    return float(rate)
 
 
-def _written(path: Path, requests: list[Request]) -> Path:
+def _written(path: Path, requests: Sequence[Request]) -> Path:
     path.write_text("".join(f"{json.dumps(each)}\n" for each in requests))
     return path

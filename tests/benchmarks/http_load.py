@@ -1,8 +1,8 @@
 """A load generator: `python -m tests.benchmarks.http_load PORT REQUESTS SECONDS CONNECTIONS`.
 
 REQUESTS is a file of JSON lines (path, headers, body), sent in turn over kept-alive connections, each of which waits
-for an answer before it sends the next. Prints the answers with a 2xx in a second. It speaks HTTP by itself, since a
-client library would cost more than what is measured.
+for an answer before it sends the next. Prints the answers with a 2xx in a second, and how many there were. It speaks
+HTTP by itself, since a client library would cost more than what is measured.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def raw(request: dict[str, Any]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def load(port: int, requests: list[bytes], *, for_s: float, connections: int) -> float:
-    """Accepted requests in a second."""
+async def load(port: int, requests: list[bytes], *, for_s: float, connections: int) -> tuple[float, int]:
+    """Accepted requests in a second, and in all."""
     loop, endless = asyncio.get_running_loop(), itertools.cycle(requests)
     begun = time.perf_counter()
     made = []
@@ -87,14 +87,15 @@ async def load(port: int, requests: list[bytes], *, for_s: float, connections: i
     refused = [each for protocol, _ in made for each in protocol.refused]
     if refused:
         raise SystemExit(f"{len(refused)} requests were refused, such as: {refused[0]!r}")
-    return sum(protocol.accepted for protocol, _ in made) / took_s
+    accepted = sum(protocol.accepted for protocol, _ in made)
+    return accepted / took_s, accepted
 
 
 def main() -> None:
     """Put load on a server and print the rate."""
     port, path, for_s, connections = sys.argv[1:]
     requests = [raw(json.loads(line)) for line in Path(path).read_text().splitlines()]
-    print(asyncio.run(load(int(port), requests, for_s=float(for_s), connections=int(connections))))
+    print(*asyncio.run(load(int(port), requests, for_s=float(for_s), connections=int(connections))))
 
 
 if __name__ == "__main__":

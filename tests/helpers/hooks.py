@@ -6,7 +6,9 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -21,10 +23,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx import Response
 
-from lora_registry.connection import connect
+from lora_registry.errors import Transient
 from lora_registry.hook_deliveries import HookDeliveries
 from lora_registry.settings import Settings
 from lora_workers.gateway import problems
+from lora_workers.gateway.services import open_services
 from lora_workers.gateway.webhooks import hook_router
 from lora_workers.hooks.request import HookRequest
 from lora_workers.hooks.sns import signed_bytes
@@ -221,29 +224,52 @@ class Aws:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.is_away = False
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
     def __call__(self, url: str) -> bytes:
         """A certificate."""
         return self.visit(url)
 
+    def kept(self, _url: str) -> bytes | None:
+        """A certificate that was handed out before: it keeps none."""
+        return None
+
     def visit(self, url: str) -> bytes:
         """A page."""
         self.asked.append(url)
+        self.may_answer.wait(30)
+        if self.is_away:
+            raise Transient("Amazon SNS is out of reach")
         return certificate()
 
 
 class Gateway:
-    """A gateway in the test's own process that has only hooks."""
+    """A gateway in the test's own process that has only hooks; use it in a `with`."""
 
     def __init__(self, settings: Settings) -> None:
         self.aws = Aws()
-        client = connect(settings.redis_url, name="gateway")
-        app = FastAPI()
         self.now_s = NOW_S
+        services = open_services(settings, on_loopback=True)
+
+        @asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+            yield
+            await services.close()
+
+        app = FastAPI(lifespan=lifespan)
         problems.install(app)
-        app.include_router(hook_router(settings, client, fetcher=self.aws, clock=lambda: self.now_s))
+        app.include_router(hook_router(services, fetcher=self.aws, clock=lambda: self.now_s))
         self.http = TestClient(app, raise_server_exceptions=True)
-        self.deliveries = HookDeliveries(client, settings)
+        self.deliveries = HookDeliveries(services.client, settings)
+
+    def __enter__(self) -> Gateway:
+        self.http.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.http.__exit__()
 
     def post(self, sent: Sent) -> Response:
         """Deliver; the answer."""

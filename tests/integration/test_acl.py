@@ -302,6 +302,29 @@ def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server
         assert running.all_run()
 
 
+def test_aliases_move_over_http_under_the_role_of_the_promoter(server: Server, tmp_path: Path) -> None:
+    """That role is enough for all that a gateway does with aliases; with its own alone it moves none, and says so."""
+    settings = make_settings(server.url("operator"), tmp_path)
+    registry = StoringRegistry(server.as_role("operator"), settings)
+    registry.admit()
+    name = registry.publish_version().adapter.name
+    path = f"/v1/adapters/default/{name}/aliases/canary"
+    as_gateway = settings.model_copy(update={"redis_url": server.url("gateway")})
+    with running_gateway(as_gateway) as client:
+        refused = client.put(path, json={"version": 1})
+        assert (refused.status_code, refused.json()["code"]) == (503, "CONFIGURATION")
+    assert "canary" not in registry.catalog.aliases(AdapterName("default", name))
+    with running_gateway(as_gateway.model_copy(update={"alias_redis_url": server.url("promoter")})) as client:
+        assert client.put(path, json={"version": 1, "expect": 0}).status_code == 200
+        assert client.put(path, json={"version": 1, "expect": 2}).status_code == 409
+        assert client.get(path).json()["version"] == 1
+        assert client.put(f"/v1/adapters/default/{name}/aliases/{name}", json={"version": 1}).status_code == 200
+        assert client.put(f"/v1/adapters/default/{name}/aliases/{name}", json={"version": None}).status_code == 200
+        assert client.put(path, json={"version": 9}).status_code == 404
+        assert client.delete(path).json()["before"] == 1
+        assert client.put(path, json={"version": 1}).status_code == 200  # its history was about to expire
+
+
 def test_a_delivery_with_gateway_and_dispatcher_under_their_roles(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +413,12 @@ def test_only_dispatcher_and_operator_admit_a_server(server: Server, role: str) 
         ("publisher", ("HSET", KEYS.accepted(REGISTRATION), "a", "b"), ("HGETALL", f"{KEYS.ledger}:wake:allocate")),
         ("gateway", ("XRANGE", KEYS.log(BASE), "-", "+"), ("HSET", KEYS.sequences, BASE, "9")),
         ("gateway", ("HGETALL", KEYS.policies), ("HDEL", KEYS.policies, "team")),
+        ("promoter", ("HSET", KEYS.aliases(BASE), "a", "b"), ("HSET", KEYS.versions(BASE), "a", "b")),
+        ("promoter", ("HGET", KEYS.versions(BASE), "a"), ("HSET", KEYS.bases, "forged", "{}")),
+        ("promoter", ("HSET", KEYS.adapter(ADAPTER), "a", "b"), ("HSET", KEYS.adapters, "a", "b")),
+        ("promoter", ("XADD", KEYS.log(BASE), "*", "message", "m"), ("XADD", KEYS.events, "*", "id", REGISTRATION)),
+        ("promoter", ("PUBLISH", KEYS.channel(BASE), "m"), ("PUBLISH", KEYS.outcome_channel(REGISTRATION), "forged")),
+        ("promoter", ("HMGET", KEYS.server, "run_id"), ("HGETALL", KEYS.tokens)),
         ("gateway", ("HGETALL", KEYS.tokens), ("HSET", KEYS.tokens, "0123456789ab", "{}")),
         ("gateway", ("HGETALL", KEYS.usage("team")), ("HSET", KEYS.usage("team"), "adapters", "0")),
         ("gateway", ("HSET", KEYS.delivery("hub:1"), "a", "b"), ("XADD", KEYS.log(BASE), "*", "message", "forged")),

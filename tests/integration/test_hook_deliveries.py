@@ -11,6 +11,7 @@ from lora_registry.hook_codes import HOOK_FORGED
 from lora_registry.hook_deliveries import HookDeliveries, Verdict
 from lora_registry.hook_events import HookEvent, PendingEvents
 from lora_registry.inbox import Accepted
+from lora_registry.keys import Keys
 from lora_registry.registrations import Outcome
 from lora_registry.stages import Stage
 from tests.helpers.registry import Registry, make_event
@@ -319,6 +320,7 @@ def test_an_event_that_nobody_can_read_is_refused_and_not_retried_for_ever(hooks
     assert hooks.pending.waiting() == 0
     assert "REJECTED" in hooks.deliveries.delivery("hub", "1").reason
     assert hooks.hear("1", event()) is Verdict.QUEUED
+    assert hooks.deliveries.delivery("hub", "1").reason == ""
     assert hooks.release() == 1
 
 
@@ -338,3 +340,28 @@ def test_ids_of_any_form_are_taken(hooks: Hooks) -> None:
     hooks.hear("1", reason="no")
     with pytest.raises(NotFound):
         hooks.deliveries.delivery("other", "1")
+
+
+def test_a_settled_origin_that_is_asked_for_again_does_not_expire(hooks: Hooks) -> None:
+    """What is pending stays until it is accepted, and what is settled goes at its time."""
+    keys, client = Keys(hooks.registry.settings.key_prefix), hooks.registry.client
+    origin = keys.origin(event().origin)
+    hooks.hear("1", event())
+    assert client.ttl(origin) == -1
+    hooks.settle()
+    assert client.ttl(origin) > 0
+    hooks.hear("2", event(content=B))
+    assert client.ttl(origin) == -1
+
+
+def test_a_delivery_waits_once_however_often_it_comes(hooks: Hooks) -> None:
+    """And of a burst without end the last two hundred deliveries wait."""
+    keys, client = Keys(hooks.registry.settings.key_prefix), hooks.registry.client
+    waiting = keys.waiting(event().origin)
+    for _ in range(3):
+        hooks.hear("1", event(), again=True)
+    assert client.llen(waiting) == 1
+    for number in range(250):
+        hooks.hear(f"of a burst {number}", event(quiet_s=9.0))
+    assert client.llen(waiting) == 200
+    assert hooks.deliveries.delivery("hub", "1").times == 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from lora_registry.hook_events import PendingEvents
 from lora_registry.settings import Settings
 from lora_workers import installation
 from lora_workers.cli.app import app
+from lora_workers.gateway import fetches
 from tests.helpers import hooks
 from tests.helpers.hooks import NOW_S, SECRET, SECRETS, Gateway, Sent, write_hooks
 from tests.helpers.registry import Registry
+from tests.helpers.waiting import wait_until
 
 SHA = "1" * 40
 OBJECT = {"name": "support-bot", "source": "/adapters/support-bot", "base_model": "tiny-llama"}
@@ -47,7 +50,8 @@ def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def gateway(registry: Registry) -> Iterator[Gateway]:
     """A gateway in this process; what is pending at the end is accepted, so that no key is left."""
-    yield Gateway(registry.settings)
+    with Gateway(registry.settings) as gateway:
+        yield gateway
     pending(registry).release(registry.inbox)
 
 
@@ -210,21 +214,87 @@ def test_a_subscription_of_a_configured_topic_is_confirmed(gateway: Gateway, reg
     assert nothing_is_queued(registry)
 
 
+def test_a_certificate_that_is_slow_delays_no_other_delivery(gateway: Gateway, registry: Registry) -> None:
+    """While more deliveries than are fetched for at once wait for theirs, others are answered; then those are, too."""
+    gateway.aws.may_answer.clear()
+    with ThreadPoolExecutor(12) as senders:
+        slow = [senders.submit(gateway.post, hooks.sns("{}", MessageId=str(number))) for number in range(12)]
+        wait_until(lambda: len(gateway.aws.asked) >= 4, what="fetches")
+        assert gateway.verdict(GENUINE["huggingface"]) == "queued"
+        assert gateway.post(GENUINE["minio"].changed(authorization="Bearer wrong")).status_code == 403
+        assert len(gateway.aws.asked) == 4
+        assert not any(each.done() for each in slow)
+        gateway.aws.may_answer.set()
+        assert {each.result().status_code for each in slow} == {200}
+    assert len(gateway.deliveries.history("s3")) == 12
+
+
+def test_those_that_wait_for_a_certificate_are_bounded(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound the sender is told to come again, and nothing is fetched for it."""
+    monkeypatch.setattr(fetches, "_MOST", 2)
+    gateway.aws.may_answer.clear()
+    with ThreadPoolExecutor(2) as senders:
+        slow = [senders.submit(gateway.post, hooks.sns("{}", MessageId=str(number))) for number in range(2)]
+        wait_until(lambda: len(gateway.aws.asked) == 2, what="fetches")
+        assert gateway.post(hooks.sns("{}", MessageId="3")).status_code == 503
+        gateway.aws.may_answer.set()
+        assert [each.result().status_code for each in slow] == [200, 200]
+    assert gateway.post(hooks.sns("{}", MessageId="3")).status_code == 200
+
+
+def test_a_certificate_that_cannot_be_had_is_no_refusal(gateway: Gateway, registry: Registry) -> None:
+    """503 while AWS is out of reach, so that SNS tries again; nothing is queued, and nothing is noted against it."""
+    gateway.aws.is_away = True
+    answer = gateway.post(GENUINE["sns"])
+    assert (answer.status_code, answer.json()["code"]) == (503, "TRANSIENT")
+    assert "retry-after" in answer.headers
+    assert nothing_is_queued(registry)
+    assert refused(gateway, "s3") == []
+    gateway.aws.is_away = False
+    assert gateway.verdict(GENUINE["sns"]) == "queued"
+
+
+def test_a_long_body_is_read_like_a_short_one(gateway: Gateway) -> None:
+    """One that lists many changed files is queued, and a forged one of that length is refused."""
+    long = PUSH | {"files": ["adapter_model.safetensors"] * 3_000}
+    assert gateway.verdict(hooks.hub(long)) == "queued"
+    assert gateway.post(hooks.hub(long, secret="wrong-secret")).status_code == 403
+
+
+def test_deliveries_that_come_together_are_each_answered(gateway: Gateway, registry: Registry) -> None:
+    """Forged, malformed, ignored and genuine ones at once: each has its own answer, and only the genuine are queued."""
+    sent: list[Sent] = []
+    for number in range(10):
+        sent.append(hooks.hub(hooks.hub_push(f"acme/bot-{number}", sha=f"{number:040x}"), delivery_id=f"good-{number}"))
+        sent.append(hooks.hub(PUSH, secret="wrong-secret"))
+        sent.append(hooks.hub(b"{", delivery_id=f"bad-{number}"))
+        sent.append(hooks.hub(b"{}", delivery_id=f"ignored-{number}"))
+    with ThreadPoolExecutor(len(sent)) as senders:
+        answers = list(senders.map(gateway.post, sent))
+    assert [each.status_code for each in answers] == [202, 403, 400, 200] * 10
+    ids = [each.json()["delivery_id"] for each in answers if each.status_code < 300]
+    assert ids == [f"{what}-{number}" for number in range(10) for what in ("good", "ignored")]
+    assert pending(registry).waiting() == 10
+    assert sorted(refused(gateway, "hub")) == ["HOOK_FORGED"] * 10 + ["HOOK_MALFORMED"] * 10
+
+
 def test_redis_out_of_reach_is_no_loss(registry: Registry, tmp_path: Path) -> None:
     """503 with a short pause, so that the sender tries again; then it is taken."""
     away = registry.settings.model_copy(update={"redis_url": f"unix://{tmp_path}/nobody.sock"})
-    answer = Gateway(away).post(GENUINE["huggingface"])
+    with Gateway(away) as gateway:
+        answer = gateway.post(GENUINE["huggingface"])
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json()["code"] == "REDIS_UNAVAILABLE"
-    gateway = Gateway(registry.settings)
-    assert gateway.verdict(GENUINE["huggingface"]) == "queued"
+    with Gateway(registry.settings) as gateway:
+        assert gateway.verdict(GENUINE["huggingface"]) == "queued"
     pending(registry).release(registry.inbox)
 
 
 def test_what_is_forged_is_refused_even_if_redis_is_away(registry: Registry, tmp_path: Path) -> None:
     """A forgery is not worth a repetition, and its refusal needs no Redis."""
     away = registry.settings.model_copy(update={"redis_url": f"unix://{tmp_path}/nobody.sock"})
-    assert Gateway(away).post(GENUINE["huggingface"].changed(x_webhook_secret="wrong")).status_code == 403
+    with Gateway(away) as gateway:
+        assert gateway.post(GENUINE["huggingface"].changed(x_webhook_secret="wrong")).status_code == 403
 
 
 def test_the_commands_of_an_operator(gateway: Gateway, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,4 +337,5 @@ def run(*arguments: str) -> Any:
 def test_a_registry_without_hooks_knows_none(settings: Settings, registry: Registry) -> None:
     """Without a hooks file every name is unknown, and the command says so."""
     none = registry.settings.model_copy(update={"hooks_file": None})
-    assert Gateway(none).post(GENUINE["huggingface"]).status_code == 404
+    with Gateway(none) as gateway:
+        assert gateway.post(GENUINE["huggingface"]).status_code == 404

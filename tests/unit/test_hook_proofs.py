@@ -8,11 +8,10 @@ from tests.helpers import hooks
 from tests.helpers.hooks import NOW_S, RULES, SECRET, SECRETS, STANDARD_SECRET, Sent, certificate, payload
 
 from lora_registry import hook_codes
-from lora_registry.errors import Transient
 from lora_workers.hooks import sns
 from lora_workers.hooks.configuration import HooksFile
 from lora_workers.hooks.hook import Hook
-from lora_workers.hooks.proofs import Proof, check_secret, from_base64, versioned_signatures
+from lora_workers.hooks.proofs import NotFetched, Proof, check_secret, from_base64, versioned_signatures
 from lora_workers.hooks.refusals import Refused
 
 HOOKS: dict[str, Hook] = dict(HooksFile.model_validate({"hooks": RULES}).hooks)
@@ -226,14 +225,15 @@ def test_a_certificate_that_is_none_is_refused(got: bytes) -> None:
     assert refusal(GENUINE["sns, SHA-256"], fetch=lambda url: got) is hook_codes.HOOK_FORGED
 
 
-def test_a_certificate_that_cannot_be_had_is_no_refusal() -> None:
-    """While AWS is out of reach, the sender is to try again."""
+def test_a_certificate_that_has_to_be_fetched_is_asked_for() -> None:
+    """Nothing is refused for it, and nothing is proved without it."""
 
-    def away(url: str) -> bytes:
-        raise Transient("away")
+    def unknown(url: str) -> bytes:
+        raise NotFetched(url)
 
-    with pytest.raises(Transient):
-        prove(GENUINE["sns, SHA-256"], fetch=away)
+    with pytest.raises(NotFetched) as needed:
+        prove(GENUINE["sns, SHA-256"], fetch=unknown)
+    assert needed.value.url == hooks.CERTIFICATE_URL
 
 
 @pytest.mark.parametrize("name", ["sns.notification.http.docs.json", *(f"sqs_via_sns.{n}.body.json" for n in range(4))])

@@ -465,6 +465,16 @@ def test_a_body_that_is_no_json_object_is_refused(hook: str, body: bytes) -> Non
     assert refusal_of(genuine.with_body(body)) is hook_codes.HOOK_MALFORMED
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["token", "ACCESS_TOKEN", "client-Secret", "to\u212aen", "pas\u017fword", "opaqueData", "apiKey", "x_api_key"],
+)
+def test_fields_that_are_called_after_secrets_are_blotted_out(name: str) -> None:
+    """Whatever the case of their letters."""
+    kept = Sent("hub", json.dumps({name: "t-o-p"}, ensure_ascii=False).encode()).request.to_text([])
+    assert "t-o-p" not in kept
+
+
 def test_what_is_kept_of_a_request_holds_no_secret() -> None:
     """Headers that prove anything are left out, and secrets in the body are blotted out; the rest reads the same."""
     body = {"name": "a", "note": f"it is {SECRET}", "access_token": "t-o-p", "tokenizer": "kept", "opaqueData": "x"}

@@ -7,7 +7,8 @@
 -- Returns {'queued'|'duplicate'|'ignored', reason} or {'full'}.
 -- Atomic: the delivery is recorded and everything that it asks for is pending, or nothing is. Runs twice to the same end.
 local prefix, reference, forced = ARGV[1], ARGV[2], ARGV[6] == '1'
-local now, known = now_us(), redis.call('EXISTS', KEYS[1]) == 1
+local now = now_us()
+local before = redis.call('HMGET', KEYS[1], 'verdict', 'refusal', 'times')
 
 local function failed(registration_id)
   local outcome = redis.call('HGET', prefix .. ':ledger:registration:' .. registration_id, 'outcome')
@@ -16,7 +17,7 @@ end
 
 -- Whether what the delivery asked for is on its way or went well: then the sender's repetition asks for nothing.
 local function is_served()
-  if redis.call('HGET', KEYS[1], 'verdict') ~= 'queued' or redis.call('HEXISTS', KEYS[1], 'refusal') == 1 then
+  if before[1] ~= 'queued' or before[2] then
     return false
   end
   local fields = redis.call('HGETALL', KEYS[1])
@@ -34,7 +35,7 @@ local function is_earlier(one, other)
   return one .. string.rep('0', length - #one) < other .. string.rep('0', length - #other)
 end
 
-if known and not forced and is_served() then
+if not forced and is_served() then
   redis.call('HINCRBY', KEYS[1], 'times', 1)
   return {'duplicate', 'This delivery was queued before.'}
 end
@@ -55,11 +56,16 @@ for place = 0, (#KEYS - 5) / 2 do
     local first_at = held[1] and tonumber(held[3]) or now
     local due_at = math.min(now + tonumber(ARGV[at + 4]), first_at + tonumber(ARGV[at + 5]))
     redis.call('HSET', origin, 'event', ARGV[at + 1], 'content', content, 'order', order, 'first_at', first_at)
-    redis.call('PERSIST', origin)
+    if held[4] and not held[1] then -- it was settled, and expires
+      redis.call('PERSIST', origin)
+    end
     redis.call('ZADD', KEYS[3], due_at, ARGV[at])
-    redis.call('LREM', waiting, 0, reference)
-    redis.call('RPUSH', waiting, reference)
-    redis.call('LTRIM', waiting, -200, -1)
+    if before[1] then -- else it waits for nothing yet
+      redis.call('LREM', waiting, 0, reference)
+    end
+    if redis.call('RPUSH', waiting, reference) > 200 then
+      redis.call('LTRIM', waiting, -200, -1)
+    end
     queued = queued + 1
   end
 end
@@ -73,16 +79,18 @@ elseif late > 0 then
   reason = 'A later event about the same object came before.'
 end
 
-local times = redis.call('HGET', KEYS[1], 'times') or '0'
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'id', ARGV[8], 'at', now, 'verdict', verdict, 'reason', reason, 'body', ARGV[9],
-  'times', tonumber(times) + 1)
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('LREM', KEYS[2], 0, reference)
-redis.call('LPUSH', KEYS[2], reference)
-for _, old in ipairs(redis.call('LRANGE', KEYS[2], ARGV[5], -1)) do
-  redis.call('HDEL', prefix .. ':hooks:delivery:' .. old, 'body')
+if before[1] then
+  redis.call('DEL', KEYS[1])
 end
-redis.call('LTRIM', KEYS[2], 0, tonumber(ARGV[5]) - 1)
+redis.call('HSET', KEYS[1], 'id', ARGV[8], 'at', now, 'verdict', verdict, 'reason', reason, 'body', ARGV[9],
+  'times', tonumber(before[3] or '0') + 1)
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('LREM', KEYS[2], 0, reference) -- the history may be older than what it names
+if redis.call('LPUSH', KEYS[2], reference) > tonumber(ARGV[5]) then
+  for _, old in ipairs(redis.call('LRANGE', KEYS[2], ARGV[5], -1)) do
+    redis.call('HDEL', prefix .. ':hooks:delivery:' .. old, 'body')
+  end
+  redis.call('LTRIM', KEYS[2], 0, tonumber(ARGV[5]) - 1)
+end
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 return {verdict, reason}

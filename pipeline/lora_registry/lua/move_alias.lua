@@ -1,6 +1,6 @@
 -- Move an alias by hand: compare-and-swap, and pin it; or let the adapter's own alias follow its head again.
 -- requires: clock, admitted, announce, moves
--- KEYS  1 adapter  2 versions of the base  3 aliases of the base
+-- KEYS  1 adapter  2 aliases of the base (not its versions: who moves aliases may only read them)
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 alias  6 version, '' to follow the head again
 --       7 version expected now: '' for any, '0' for none  8 log length  9 who  10 how
 -- Returns {'moved', version, previous or ''}, {'unchanged', version}, {'conflict', current or ''}, {'unknown'}
@@ -12,7 +12,7 @@ if not generation then
 end
 local adapter = ARGV[3] .. '.' .. ARGV[4]
 local field = adapter .. '@' .. ARGV[5]
-local current, current_mode = string.match(redis.call('HGET', KEYS[3], field) or '', '^(%d+) (%S+)')
+local current, current_mode = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+) (%S+)')
 if ARGV[7] ~= '' and ARGV[7] ~= (current or '0') then
   return {'conflict', current or ''}
 end
@@ -22,14 +22,14 @@ if version == '' then
   version, mode = redis.call('HGET', KEYS[1], 'head_version') or '', 'follow'
   redis.call('HDEL', KEYS[1], 'follow')
 end
-local record = redis.call('HGET', KEYS[2], adapter .. '.v' .. version)
+local record = redis.call('HGET', ARGV[1] .. ':catalog:versions:' .. ARGV[2], adapter .. '.v' .. version)
 if not record then
   return {'unknown'}
 end
 if version == current and mode == current_mode then
   return {'unchanged', version}
 end
-redis.call('HSET', KEYS[3], field, string.format('%s %s %s', version, mode, cjson.decode(record).digest))
+redis.call('HSET', KEYS[2], field, string.format('%s %s %s', version, mode, cjson.decode(record).digest))
 redis.call('HSET', KEYS[1], 'alias:' .. ARGV[5], 1)
 local now = now_us()
 remember_move(ARGV[1], field, current, version, mode, ARGV[10], ARGV[9], now)

@@ -64,13 +64,13 @@ def redeliver(hook: HookArgument, delivery: DeliveryArgument, as_json: AsJson = 
     """Read a delivery again, by the rules of now, and register what it asks for even if that went well before."""
     require("gateway")
     from lora_workers.hooks.configuration import load_hooks
-    from lora_workers.hooks.intake import Intake
+    from lora_workers.hooks.redelivery import redeliver as read_again
 
     settings = load_settings()
     hooks = load_hooks(settings.hooks_file)
     if hook not in hooks:
         raise NotFound(f"there is no hook {hook[:100]!r}", remedy="List them with `lora-registry hooks list`.")
-    heard = Intake(hooks, connect(settings.redis_url, name="lora-cli"), settings).redeliver(hook, delivery)
+    heard = read_again(hook, hooks[hook], delivery, _deliveries(settings))
     if as_json:
         return print_json({"id": heard.delivery_id, "verdict": heard.verdict.value, "reason": heard.reason})
     return print_line("  ".join(part for part in (heard.delivery_id, heard.verdict.value, heard.reason) if part))

@@ -2,12 +2,14 @@
 
 app             the application, put together
 serving         the process: where it listens, and when it refuses to
-services        what the requests share: connections, the acceptor, the bells, who may do what
+services        what the requests share: connections, round trips, the bells, who may do what
 authentication  who asks, and what they may
 registrations   POST and GET of registrations; following.py has the long poll and the stream of events
-webhooks        POST of deliveries; lora_workers.hooks reads them
+webhooks        POST of deliveries; intake.py has lora_workers.hooks prove and read them
+aliases         moving and removing aliases, compare-and-swap
 adapters, bases, health   what is published, and whether all is well
-acceptance      events of many requests go to Redis together
+round_trips     what many requests ask of Redis goes there together
+fetches         certificates that deliveries need, in threads
 bells           one connection tells all who wait
 bodies          a request's body, up to its cap
 problems        every error as RFC 9457 has it

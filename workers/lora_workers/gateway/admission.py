@@ -39,4 +39,4 @@ async def admit_event(
             services.inbox.is_known, event.namespace, idempotency_key
         ):
             raise
-    return await services.acceptor.accept(event, idempotency_key=idempotency_key)
+    return await services.round_trips.run(services.inbox.acceptance(event, idempotency_key=idempotency_key))

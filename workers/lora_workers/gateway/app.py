@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from lora_registry.settings import Settings
-from lora_workers.gateway import adapters, bases, health, problems, registrations
+from lora_workers.gateway import adapters, aliases, bases, health, problems, registrations
 from lora_workers.gateway.access_log import AccessLog
 from lora_workers.gateway.documentation import document
 from lora_workers.gateway.services import open_services
@@ -35,8 +35,8 @@ def create_app(settings: Settings, *, on_loopback: bool = False) -> FastAPI:
     app = FastAPI(title="lora-registry", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.state.adapter_index = adapters.AdapterIndex(services.catalog)
-    webhooks = hook_router(settings, services.client)
-    for router in (registrations.router, webhooks, adapters.router, bases.router, health.router):
+    webhooks = hook_router(services)
+    for router in (registrations.router, webhooks, adapters.router, aliases.router, bases.router, health.router):
         app.include_router(router)
     problems.install(app)
     document(app)

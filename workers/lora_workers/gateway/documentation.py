@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from lora_registry.events import RegistrationRequested
 from lora_workers.gateway.problems import MEDIA_TYPE, RETRY_AFTER_S, Problem
@@ -28,7 +29,7 @@ _WHEN: Final = {
     403: "The token has not the scope or the namespace, or the namespace may not register from this source.",
     404: "There is no such thing.",
     408: "The body did not come in time.",
-    409: "The Idempotency-Key was used for another request.",
+    409: "The Idempotency-Key was used for another request, or the alias does not point at what was expected.",
     413: "The body is longer than the gateway takes.",
     415: "The body is not JSON.",
     422: "Something in the request is not legal; the findings say what.",
@@ -75,6 +76,12 @@ EVENT_STREAM: Final[dict[str, Any]] = {
         }
     },
 }
+
+
+def body_of(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """A body that the route reads by itself, for its `openapi_extra`."""
+    content = {"application/json": {"schema": model.model_json_schema(), "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

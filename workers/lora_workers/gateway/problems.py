@@ -44,6 +44,7 @@ class Problem(BaseModel):
         code: stable identifier.
         remedy: one sentence: what to do.
         findings: each thing that is wrong with the request, if several may be.
+        current_version: of an alias that does not point at what was expected: what it points at; 0: at none.
     """
 
     type: str
@@ -53,6 +54,7 @@ class Problem(BaseModel):
     code: str
     remedy: str
     findings: list[Finding] = []
+    current_version: int | None = None
 
 
 class HttpProblem(Exception):
@@ -67,6 +69,7 @@ class HttpProblem(Exception):
         remedy: str,
         findings: Sequence[Finding] = (),
         headers: Mapping[str, str] | None = None,
+        current_version: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -75,6 +78,7 @@ class HttpProblem(Exception):
         self.remedy = remedy
         self.findings = tuple(findings)
         self.headers = dict(headers or {})
+        self.current_version = current_version
 
     def response(self) -> Response:
         """The answer to the request."""
@@ -86,8 +90,11 @@ class HttpProblem(Exception):
             code=self.code,
             remedy=self.remedy,
             findings=list(self.findings[:MAX_FINDINGS_KEPT]),
+            current_version=self.current_version,
         )
-        return Response(problem.model_dump_json(), self.status.value, self.headers, media_type=MEDIA_TYPE)
+        left_out = {"current_version"} if self.current_version is None else None
+        text = problem.model_dump_json(exclude=left_out)
+        return Response(text, self.status.value, self.headers, media_type=MEDIA_TYPE)
 
 
 def problem_of(error: RegistryError) -> HttpProblem:
@@ -110,7 +117,10 @@ def problem_of(error: RegistryError) -> HttpProblem:
     elif not isinstance(error, Rejected):
         status = HTTPStatus.INTERNAL_SERVER_ERROR
     remedy = findings[0].remedy if len(codes) == 1 else error.remedy
-    return HttpProblem(status, code, error.message, remedy=remedy, findings=findings, headers=headers)
+    current = error.current_version if isinstance(error, Conflict) else None
+    return HttpProblem(
+        status, code, error.message, remedy=remedy, findings=findings, headers=headers, current_version=current
+    )
 
 
 def invalid(errors: Sequence[ErrorDetails | Mapping[str, Any]], *, what: str) -> HttpProblem:

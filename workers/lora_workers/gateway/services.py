@@ -13,12 +13,13 @@ from lora_registry.connection import connect, connect_async
 from lora_registry.inbox import Inbox
 from lora_registry.keys import Keys
 from lora_registry.ledger import Ledger
+from lora_registry.lifecycle import Lifecycle
 from lora_registry.policies import Policies
 from lora_registry.settings import Settings
 from lora_registry.tokens import Tokens
-from lora_workers.gateway.acceptance import Acceptor
 from lora_workers.gateway.authentication import Caller, Gatekeeper
 from lora_workers.gateway.bells import Bells
+from lora_workers.gateway.round_trips import RoundTrips
 
 _TIMEOUT_S: Final = 5.0
 """A request that Redis does not answer in this time is answered with 503; the sender tries again."""
@@ -31,27 +32,30 @@ class Services:
     Attributes:
         settings: the registry's.
         client: the blocking connections; use them in threads only.
+        lifecycle: changes of what is published, over connections of their own; likewise.
         inbox, ledger, catalog, policies: the registry, over `client`.
-        acceptor: accepts events from coroutines.
+        round_trips: runs scripts for coroutines.
         bells: tells coroutines that wait for registrations.
         gatekeeper: tells who asks.
     """
 
     settings: Settings
     client: redis.Redis
+    lifecycle: Lifecycle
     inbox: Inbox
     ledger: Ledger
     catalog: Catalog
     policies: Policies
-    acceptor: Acceptor
+    round_trips: RoundTrips
     bells: Bells
     gatekeeper: Gatekeeper
 
     async def close(self) -> None:
         """End threads and connections."""
-        await self.acceptor.close()
+        await self.round_trips.close()
         await self.bells.close()
         self.client.close()
+        self.lifecycle.close()
 
 
 def open_services(settings: Settings, *, on_loopback: bool) -> Services:
@@ -61,17 +65,22 @@ def open_services(settings: Settings, *, on_loopback: bool) -> Services:
         Configuration: the server's URL is not legal.
     """
     client = connect(settings.redis_url, name="lora-gateway", retries=1, timeout_s=_TIMEOUT_S)
+    # Not tried again: a compare-and-swap whose reply was lost would be told that it lost against itself.
+    mover = connect(
+        settings.alias_redis_url or settings.redis_url, name="lora-gateway-aliases", retries=0, timeout_s=_TIMEOUT_S
+    )
     inbox, policies = Inbox(client, settings), Policies(client, settings)
-    sender = connect_async(settings.redis_url, name="lora-gateway-events", retries=1, timeout_s=_TIMEOUT_S)
+    sender = connect_async(settings.redis_url, name="lora-gateway-scripts", retries=1, timeout_s=_TIMEOUT_S)
     listener = connect_async(settings.redis_url, name="lora-gateway-bells")
     return Services(
         settings=settings,
         client=client,
+        lifecycle=Lifecycle(mover, settings),
         inbox=inbox,
         ledger=Ledger(client, settings),
         catalog=Catalog(client, settings),
         policies=policies,
-        acceptor=Acceptor(inbox, sender),
+        round_trips=RoundTrips(sender),
         bells=Bells(listener, Keys(settings.key_prefix)),
         gatekeeper=Gatekeeper(Tokens(client, settings), policies, on_loopback=on_loopback),
     )

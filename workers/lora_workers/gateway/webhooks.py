@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-import redis
-from fastapi import APIRouter, Path, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from lora_registry import hook_codes
-from lora_registry.hook_deliveries import Heard, Verdict
-from lora_registry.settings import Settings
+from lora_registry.hook_deliveries import Heard, HookDeliveries, Verdict
 from lora_workers.gateway.bodies import read_body
 from lora_workers.gateway.documentation import problems
+from lora_workers.gateway.fetches import Fetcher, Fetches
+from lora_workers.gateway.intake import Clock, Intake
 from lora_workers.gateway.problems import HttpProblem
+from lora_workers.gateway.services import Services
 from lora_workers.hooks.configuration import load_hooks
 from lora_workers.hooks.fetching import AwsFetcher
-from lora_workers.hooks.intake import Clock, Fetcher, Intake
 from lora_workers.hooks.refusals import Refused
 from lora_workers.hooks.request import HookRequest
 
-_BODY: Final[dict[str, Any]] = {
+_DELIVERY: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "hook",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "title": "Hook"},
+            "example": "hub",
+        }
+    ],
     "requestBody": {
         "required": True,
         "description": "What a sender of the hook's kind sends.",
         "content": {"application/json": {"schema": {"type": "object"}}},
-    }
+    },
 }
 
 
@@ -42,22 +49,26 @@ class HeardView(BaseModel):
     reason: Annotated[str, Field(description="Why it is ignored, or a duplicate.")]
 
 
-def hook_router(
-    settings: Settings, client: redis.Redis, *, fetcher: Fetcher | None = None, clock: Clock = time.time
-) -> APIRouter:
+def hook_router(services: Services, *, fetcher: Fetcher | None = None, clock: Clock = time.time) -> APIRouter:
     """The route of all hooks.
 
     Args:
-        settings: the registry's settings.
-        client: connection to the registry's server, used in threads.
+        services: the gateway's.
         fetcher: gets certificates of Amazon SNS; None: over https.
         clock: the time, in seconds since 1970, that signed timestamps are compared with.
 
     Raises:
         Configuration: the hooks file is wrong, or a secret is missing.
     """
-    hooks = load_hooks(settings.hooks_file)
-    intake = Intake(hooks, client, settings, fetcher=fetcher or AwsFetcher(), clock=clock)
+    settings = services.settings
+    intake = Intake(
+        load_hooks(settings.hooks_file),
+        HookDeliveries(services.client, settings),
+        settings,
+        round_trips=services.round_trips,
+        fetches=Fetches(fetcher or AwsFetcher()),
+        clock=clock,
+    )
     router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
     @router.post(
@@ -65,20 +76,20 @@ def hook_router(
         status_code=HTTPStatus.ACCEPTED,
         response_model=HeardView,
         summary="Deliver to a hook",
-        openapi_extra=_BODY,
+        openapi_extra=_DELIVERY,
         responses={
             202: {"description": "What the delivery asks for is queued durably."},
             200: {"model": HeardView, "description": "It asks for nothing new: it is ignored, or a duplicate."},
-            **problems(400, 401, 403, 404, 408, 413, 422, 503),
+            **problems(400, 401, 403, 404, 408, 413, 503),
         },
     )
-    async def deliver(hook: Annotated[str, Path(examples=["hub"])], request: Request) -> Response:
+    async def deliver(request: Request) -> Response:
         """Take a delivery. It is proved by what its kind of sender has: a secret, a signature or a bearer token."""
+        hook: str = request.path_params["hook"]  # no parameter of FastAPI's: solving those takes longer than reading it
         try:
             intake.check_known(hook)
             body = await _read_body(request, hook, intake, limit_bytes=settings.hook_max_body_bytes)
-            asked = HookRequest(_joined(request.headers.items()), body)
-            return _answer(await run_in_threadpool(intake.take, hook, asked))
+            return _answer(await intake.take(hook, HookRequest(_headers(request), body)))
         except Refused as error:
             raise _problem(error) from error
 
@@ -98,14 +109,14 @@ async def _read_body(request: Request, hook: str, intake: Intake, *, limit_bytes
         if problem.status is not HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             raise
     refusal = Refused(hook_codes.HOOK_TOO_LARGE)
-    await run_in_threadpool(intake.note, hook, refusal)
+    await intake.note(hook, refusal)
     raise refusal
 
 
-def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _headers(request: Request) -> dict[str, str]:
     """Headers by name; one that came twice is as good as one with both values, and so proves nothing."""
     joined: dict[str, str] = {}
-    for name, value in headers:
+    for name, value in request.headers.items():
         joined[name] = f"{joined[name]}, {value}" if name in joined else value
     return joined
 

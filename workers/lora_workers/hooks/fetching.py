@@ -32,8 +32,12 @@ class AwsFetcher:
         Raises:
             Transient: it cannot be had now, or the URL is none of Amazon SNS.
         """
-        kept = self._kept.get(url)
+        kept = self.kept(url)
         return kept if kept is not None else self._keep(url, self.visit(url))
+
+    def kept(self, url: str) -> bytes | None:
+        """The document that was at `url` before; None if it has to be fetched."""
+        return self._kept.get(url)
 
     def visit(self, url: str) -> bytes:
         """The document at `url`, as it is now.

@@ -160,7 +160,7 @@ class Hook(BaseModel):
 
         Raises:
             Refused: it does not, or it is one.
-            Transient: what is needed for it cannot be fetched now.
+            NotFetched: what is needed for it has to be fetched first.
         """
 
     @abstractmethod

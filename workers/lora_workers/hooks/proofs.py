@@ -17,12 +17,20 @@ from lora_workers.hooks.refusals import Refused
 WINDOW_S: Final = 300
 """How far a signed timestamp may be from now. Source: Standard Webhooks 1.0.0, libraries' tolerance; MLflow's retries
 carry the first attempt's timestamp for at most about 130 s (mlflow 3.17.2, webhooks/delivery.py)."""
-Fetch = Callable[[str], bytes]
-"""Gets a small document over https.
+Documents = Callable[[str], bytes]
+"""What is at an address.
 
 Raises:
-    Transient: it cannot be had now.
+    NotFetched: that is not known yet.
 """
+
+
+class NotFetched(Exception):
+    """What proves a delivery has to be fetched first; then the delivery is proved again."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,12 @@ class Proof:
         secrets: any of them is right, so that a secret can be changed without a gap.
         tokens: likewise for bearer tokens, where a kind has both.
         now_s: the time, in seconds since 1970.
-        fetch: gets the certificate that a signature names.
+        documents: has the certificate that a signature names.
     """
 
     secrets: Sequence[bytes] = field(repr=False)
     now_s: float
-    fetch: Fetch = field(repr=False)
+    documents: Documents = field(repr=False)
     tokens: Sequence[bytes] = field(default=(), repr=False)
 
 

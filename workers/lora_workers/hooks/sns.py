@@ -48,7 +48,7 @@ def check_message(body: Mapping[str, Any], proof: Proof, *, topics: Collection[s
 
     Raises:
         Refused: it did not, or not for them.
-        Transient: the certificate cannot be fetched now.
+        NotFetched: the certificate is needed.
     """
     topic = str(body.get("TopicArn", ""))
     if topic not in topics:
@@ -59,7 +59,7 @@ def check_message(body: Mapping[str, Any], proof: Proof, *, topics: Collection[s
         raise Refused(hook_codes.HOOK_UNAUTHENTICATED, "The message has no signature of a known version.")
     if not _is_certificate_url(url):
         raise Refused(hook_codes.HOOK_FORGED, "The certificate is not to be had from Amazon SNS.")
-    key = _public_key(proof.fetch(url))
+    key = _public_key(proof.documents(url))
     try:
         key.verify(signature, signed_bytes(body), padding.PKCS1v15(), _HASHES[version]())
     except InvalidSignature:

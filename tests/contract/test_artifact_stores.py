@@ -155,7 +155,7 @@ def test_damaged_file_is_noticed(opened: Opened, name: str, damage: str) -> None
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE])
 @pytest.mark.parametrize("damage", ["other", "short", "missing"])
 def test_damaged_artifact_is_made_whole_by_the_same_bytes(opened: Opened, name: str, damage: str) -> None:
-    """Registering them again mends what a disk or somebody damaged; on an object store, what is missing or too short."""
+    """Registering them again mends what somebody damaged; on an object store, what is missing or too short."""
     weights = WEIGHTS[:5000]
     digest = keep(opened.store, weights=weights)
     if damage == "missing":

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from lora_registry.errors import ArtifactDamaged
@@ -22,6 +23,17 @@ class FileDigest:
 
     sha256: str
     size_bytes: int
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Of a local file, which is read whole.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(sha256, file.tell())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
 So a policy can let a namespace register from its own copies: `--source <inbox>/<namespace>`.
 
 The name of a copy comes from its bytes and from what is asked for, so the same request twice is one copy. It is written
-under a temporary name, synced, renamed, and marked as ready last; on an object store the marker alone is what is last.
+under a temporary name with its marker, synced and renamed; on an object store the marker is what is written last.
+Any number of processes may place and remove the same copy at once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -27,13 +29,14 @@ from lora_registry import source_codes
 from lora_registry.adapter_files import check_files
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
 from lora_registry.code import Code
-from lora_registry.durable import sync
+from lora_registry.durable import rename_into_place, sync
 from lora_registry.errors import Rejected, Transient
 from lora_registry.findings import has_error
 from lora_registry.ready_marker import MARKER_FILE, marker_text
 from lora_registry.tokenizer_maps import TOKENIZER_FILES
 
 TEMPORARY: Final = ".staging-"
+_TRIES: Final = 10
 _CHUNK_BYTES = 1 << 20
 _READABLE_FILE = 0o644
 _READABLE_DIRECTORY = 0o755
@@ -77,8 +80,9 @@ def copied(source: Path, *, below: Path | None = None) -> Iterator[AdapterCopy]:
     """
     with _file_errors(source):
         names = sorted(entry.name for entry in source.iterdir())
-        if has_error(findings := check_files(names)):
-            raise Rejected(f"{source} holds no adapter: {findings[0].message}", findings=tuple(findings))
+    if has_error(findings := check_files(names)):
+        raise Rejected(f"{source} holds no adapter: {findings[0].message}", findings=tuple(findings))
+    with _inbox_errors():
         if below is not None:
             below.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=below))
@@ -94,30 +98,50 @@ def copied(source: Path, *, below: Path | None = None) -> Iterator[AdapterCopy]:
 
 
 def place_copy(copy: AdapterCopy, target: Path) -> None:
-    """Rename a copy to `target`, in the same file system, and mark it as ready; one that is there already is kept.
+    """Rename a copy, with its marker, to `target` in the same file system; one that is there already is kept.
 
     Raises:
         Transient: the file system failed.
     """
-    with _file_errors(target):
+    with _inbox_errors():
         _make(target.parent)
-        if target.exists() and not _is_whole(copy, target):
-            shutil.rmtree(target)  # somebody damaged it: its name says what its bytes are
-        if not target.exists():
+        _write_marker(copy, copy.directory)
+        for _ in range(_TRIES):
+            if _keep_placed(copy, target):
+                return
             with suppress(FileExistsError):  # another process was faster with the same bytes
-                copy.directory.rename(target)
-            sync(target.parent)
-        temporary = target / f"{TEMPORARY}{os.getpid()}"
-        temporary.write_bytes(copy.marker())
-        sync(temporary, mode=_READABLE_FILE)
-        temporary.replace(target / MARKER_FILE)  # anew each time: its age tells when the copy was last wanted
-        sync(target)
+                rename_into_place(copy.directory, target)
+                sync(target.parent)
+                return
+    raise Transient(f"{target} is placed and removed by other processes over and over")
+
+
+def _keep_placed(copy: AdapterCopy, target: Path) -> bool:
+    """Mark the copy that is there as wanted anew; one that somebody damaged is removed. Returns whether it is there."""
+    try:
+        if not _is_whole(copy, target):
+            remove_copy(target)
+            return False
+        _write_marker(copy, target)  # anew each time: its age tells when the copy was last wanted
+    except FileNotFoundError:  # it is being removed
+        return False
+    return True
+
+
+def _write_marker(copy: AdapterCopy, directory: Path) -> None:
+    temporary = directory / f"{TEMPORARY}{secrets.token_hex(8)}"
+    temporary.write_bytes(copy.marker())
+    sync(temporary, mode=_READABLE_FILE)
+    temporary.replace(directory / MARKER_FILE)
+    sync(directory)
 
 
 def remove_copy(directory: Path) -> None:
-    """Remove a copy, marker first; one that is not there is fine."""
-    (directory / MARKER_FILE).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    """Remove a copy, at once whole; one that is not there is fine."""
+    doomed = directory.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    with suppress(FileNotFoundError):
+        directory.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_old_copies(inbox: Path, *, older_than_s: float) -> int:
@@ -130,7 +154,7 @@ def remove_old_copies(inbox: Path, *, older_than_s: float) -> int:
         Transient: the file system failed.
     """
     removed, before = 0, time.time() - older_than_s
-    with _file_errors(inbox):
+    with _inbox_errors():
         for directory in [*inbox.glob(f"{TEMPORARY}*"), *inbox.glob("[!.]*/*/*")]:
             with suppress(FileNotFoundError):
                 marker = directory / MARKER_FILE
@@ -178,6 +202,15 @@ def _file_errors(subject: Path) -> Iterator[None]:
         raise _rejected(source_codes.SOURCE_PERMISSION, subject) from error
     except OSError as error:
         raise Transient(f"{error.filename or subject}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _inbox_errors() -> Iterator[None]:
+    """Whatever is wrong with the inbox is wrong with the world, and not with the adapter."""
+    try:
+        yield
+    except OSError as error:
+        raise Transient(f"inbox: {error.filename}: {error.strerror or error}") from error
 
 
 def _rejected(code: Code, subject: Path) -> Rejected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -23,3 +24,18 @@ def sync(path: Path, *, mode: int | None = None) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def rename_into_place(directory: Path, target: Path) -> None:
+    """Rename a directory that is whole to the name by which others look for it.
+
+    Raises:
+        FileExistsError: something is there already: another process was faster.
+        OSError: the file system failed.
+    """
+    try:
+        directory.rename(target)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:  # what Linux says of it
+            raise FileExistsError(str(target)) from error
+        raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -15,8 +14,8 @@ from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, check_base_name
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 Value = Annotated[str, StringConstraints(max_length=256)]
-_WITH_SECRETS = re.compile(r"[a-z0-9+.-]+://[^/@:]*:[^/@]*@|https?://.*\?", re.ASCII | re.IGNORECASE | re.DOTALL)
-"""A user name with a password, or a query, which in a URL of the web is where signatures are."""
+_SIGNED_BY = ("sig", "token", "key", "secret", "credential")
+"""Words in the names of a query's fields that are signatures or keys."""
 
 
 class Follow(StrEnum):
@@ -55,7 +54,7 @@ class RegistrationRequested(BaseModel):
     @field_validator("source")
     @classmethod
     def _check_source(cls, source: str) -> str:
-        if _WITH_SECRETS.match(source):  # events are kept, shown and logged
+        if may_hold_secret(source):  # events are kept, shown and logged
             raise ValueError("it has a password or a query in it; let the namespace's policy name a credential")
         return source
 
@@ -76,6 +75,21 @@ class RegistrationRequested(BaseModel):
         Equal events have equal digests, whatever the order of their labels and metadata.
         """
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def may_hold_secret(source: str) -> bool:
+    """Whether a source is a URL that may have a password, a key or a signature in it.
+
+    On the web a user name or a query is a key enough. Elsewhere an `@` may begin a revision or an account, and a `?` be
+    part of an object's name; a user with a password, or a key with its secret, which may hold slashes, is not.
+    """
+    scheme, separator, rest = source.partition("://")
+    if not separator or scheme.lower() == "file":
+        return False
+    if scheme.lower() in ("http", "https"):
+        return "@" in rest.partition("/")[0] or "?" in rest or "#" in rest
+    query = rest.partition("?")[2].lower()
+    return ":" in rest.rpartition("@")[0] or ("=" in query and any(word in query for word in _SIGNED_BY))
 
 
 def parse_event(raw: str | bytes) -> RegistrationRequested:

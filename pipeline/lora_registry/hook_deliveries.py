@@ -21,6 +21,7 @@ from lora_registry.keys import Keys
 from lora_registry.settings import Settings
 
 _US_PER_S: Final = 1_000_000
+_ID_LENGTH: Final = 200
 _BODY_LENGTH: Final = 65_536
 """Characters of a body that are kept; a longer one is not kept at all, since half of it could not be read again."""
 
@@ -162,7 +163,7 @@ class HookDeliveries:
         again: bool = False,
     ) -> scripts.Call[Heard]:
         """The call that `hear` makes; for who makes several together."""
-        delivery_id = delivery_id[:200] or f"none-{secrets.token_hex(8)}"
+        delivery_id = _shortened(delivery_id) or f"none-{secrets.token_hex(8)}"
         keys, settings = self._keys, self._settings
         reference = _reference(hook, delivery_id)
         origins = {each.origin: each for each in events}
@@ -261,6 +262,14 @@ def _heard(answer: list[str], delivery_id: str) -> Heard:
     if answer[0] == "full":
         raise QueueFull
     return Heard(delivery_id, Verdict(answer[0]), answer[1])
+
+
+def _shortened(delivery_id: str) -> str:
+    """The id, or of a long one its beginning and a digest of all of it: what differs stays different."""
+    if len(delivery_id) <= _ID_LENGTH:
+        return delivery_id
+    digest = hashlib.sha256(delivery_id.encode()).hexdigest()[:32]
+    return f"{delivery_id[: _ID_LENGTH - len(digest) - 1]}~{digest}"
 
 
 def _reference(hook: str, delivery_id: str) -> str:

@@ -23,6 +23,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _ESCAPED_PATH = re.compile(r"%(?:2e|2f|5c|00|25)", re.IGNORECASE)
 """Escapes that some readers take for a dot, a separator or a percent sign, and others do not."""
+_PARAMETERS = re.compile(r";|%3b", re.IGNORECASE)
 _QUOTAS = {
     code.code: code
     for code in (namespace_codes.QUOTA_ADAPTERS, namespace_codes.QUOTA_VERSIONS_PER_DAY, namespace_codes.QUOTA_BYTES)
@@ -50,8 +51,13 @@ class Place:
         return (
             self.scheme == other.scheme
             and self.segments == other.segments[: len(self.segments)]
-            and self.revision in ("", other.revision)
+            and (self.revision == other.revision or (not self.revision and not other.is_proposed))
         )
+
+    @property
+    def is_proposed(self) -> bool:
+        """Whether it is a pull request of the Hub: anybody may open one, so only a prefix that names it covers it."""
+        return self.revision.startswith("refs/pr/")
 
 
 def parse_place(text: str) -> Place:
@@ -73,9 +79,14 @@ def parse_place(text: str) -> Place:
         rest = rest[1:]
     segments, revision = _split_revision(rest) if scheme == "hf" else (rest, "")
     parts = tuple(segments.removesuffix("/").split("/"))
-    if any(part in ("", ".", "..") or _ESCAPED_PATH.search(part) for part in parts):
+    if any(_is_ambiguous(part) for part in parts):
         raise ValueError("a part of its path is empty, '.', '..' or escaped")
     return Place(scheme, parts, revision)
+
+
+def _is_ambiguous(part: str) -> bool:
+    """Whether some readers take it for another part, or for none; servlets drop what follows a semicolon."""
+    return _PARAMETERS.split(part)[0] in ("", ".", "..") or bool(_ESCAPED_PATH.search(part))
 
 
 def is_below(source: str, prefix: str) -> bool:

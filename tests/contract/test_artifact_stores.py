@@ -153,6 +153,26 @@ def test_damaged_file_is_noticed(opened: Opened, name: str, damage: str) -> None
     assert name in raised.value.message or damage == "missing"
 
 
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE])
+@pytest.mark.parametrize("damage", ["other", "short", "missing"])
+def test_damaged_artifact_is_made_whole_by_the_same_bytes(opened: Opened, name: str, damage: str) -> None:
+    """Registering them again mends what somebody damaged; on an object store, what is missing or too short."""
+    weights = WEIGHTS[:5000]
+    digest = keep(opened.store, weights=weights)
+    if damage == "missing":
+        opened.lose(digest, name)
+    elif damage == "short":
+        opened.replace(digest, name, b"{")
+    elif isinstance(opened.store, LocalArtifactStore):
+        good = {CONFIG_FILE: CONFIG, WEIGHTS_FILE: weights, MANIFEST_FILE: opened.store.manifest(digest).to_json()}[
+            name
+        ]
+        opened.replace(digest, name, good[:-1] + b"?")
+    assert keep(opened.store, weights=weights) == digest
+    assert read(opened.store, digest, CONFIG_FILE) == CONFIG
+    assert read(opened.store, digest, WEIGHTS_FILE) == weights
+
+
 def test_manifest_that_is_not_the_digests_is_noticed(opened: Opened) -> None:
     """The digest is checked before anything that the manifest says is believed."""
     digest = keep(opened.store, weights=WEIGHTS[:100])

@@ -127,14 +127,14 @@ def _kill_worker() -> NoReturn:
 
 
 def _die_at_the_rename(moment: str) -> None:
-    rename = local_artifacts._rename
+    rename = local_artifacts.rename_into_place
 
     def rename_and_die(directory: Path, target: Path) -> None:
         if moment == "after":
             rename(directory, target)
         _kill_worker()
 
-    local_artifacts._rename = rename_and_die
+    local_artifacts.rename_into_place = rename_and_die
 
 
 def _send_every_wake_up_twice() -> None:

@@ -460,6 +460,17 @@ def test_a_revoked_token_ends(registry: Registry) -> None:
         wait_until(lambda: client.get("/v1/adapters").status_code == 401, what="the end of the token", timeout_s=5)
 
 
+def test_a_gateway_that_had_tokens_does_not_open_when_the_last_one_goes(registry: Registry) -> None:
+    """Revoking one before making the next leaves nobody in, on loopback too."""
+    tokens = Tokens(registry.client, registry.settings)
+    secret = make_token(registry, Scope.READ)
+    with running_gateway(registry.settings, token=secret) as client:
+        assert client.get("/v1/adapters").status_code == 200
+        tokens.revoke(secret.split("_")[1])
+        wait_until(lambda: client.get("/v1/adapters").status_code == 401, what="the end of the token", timeout_s=5)
+        problem_of(client.post(REGISTRATIONS, json=event(), headers={"Authorization": ""}), 401, "UNAUTHENTICATED")
+
+
 def test_tokens_are_never_logged(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     """The access log has method, path, status and the token's id; no header, no query, and no line of a stranger's."""
     secret = make_token(registry, Scope.READ)

@@ -9,8 +9,10 @@ import os
 import secrets
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 from huggingface_hub import CommitInfo
 
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE
-from lora_registry.copies import copied, place_copy, remove_old_copies
+from lora_registry.copies import copied, place_copy, remove_copy, remove_old_copies
 from lora_registry.errors import RedisUnavailable, Rejected, Transient, WaitTimeout
 from lora_registry.ready_marker import MARKER_FILE, parse_marker
 from lora_registry.registrations import Registration
@@ -134,8 +136,8 @@ def test_interrupted_copy_is_completed(call: Any, adapter: Path, tmp_path: Path)
     assert (copy / WEIGHTS_FILE).read_bytes() == (adapter / WEIGHTS_FILE).read_bytes()
 
 
-def test_marker_is_last(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the copy appears under its name both files are in it, whole, and the marker is not there yet."""
+def test_a_copy_appears_whole(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the name by which workers look for it there is nothing, and then all of it, its marker included."""
     seen: list[set[str]] = []
     rename = Path.rename
 
@@ -147,7 +149,44 @@ def test_marker_is_last(adapter: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "rename", spy)
     with copied(adapter, below=tmp_path / "inbox") as copy:
         place_copy(copy, tmp_path / "inbox" / "a" / "b")
-    assert seen == [{CONFIG_FILE, WEIGHTS_FILE, "tokenizer_config.json"}]
+    assert seen == [{CONFIG_FILE, WEIGHTS_FILE, "tokenizer_config.json", MARKER_FILE}]
+
+
+def test_a_copy_that_others_place_and_remove_meanwhile_is_placed(adapter: Path, tmp_path: Path) -> None:
+    """Ranks of one job, jobs in containers with the same process ids, and one that is done with these bytes."""
+    target = tmp_path / "inbox" / "default" / "bot" / ("0" * 32)
+    is_over = threading.Event()
+
+    def place_often() -> None:
+        for _ in range(40):
+            with copied(adapter, below=tmp_path / "inbox") as copy:
+                place_copy(copy, target)
+
+    def remove_often() -> None:
+        while not is_over.wait(0.001):
+            remove_copy(target)
+
+    with ThreadPoolExecutor(5) as threads:
+        removing = threads.submit(remove_often)
+        placing = [threads.submit(place_often) for _ in range(4)]
+        try:
+            for each in placing:
+                each.result(60)
+        finally:
+            is_over.set()
+        removing.result(10)
+
+
+def test_registrations_under_keys_of_their_own_have_copies_of_their_own(
+    registry: Registry, call: Any, adapter: Path, tmp_path: Path
+) -> None:
+    """The first one's end takes nothing away that the second one still needs."""
+    inbox = tmp_path / "inbox"
+    call(adapter, inbox=inbox, idempotency_key="run-1")
+    publish_everything(registry)
+    second = call(adapter, inbox=inbox, idempotency_key="run-2")
+    assert call(adapter, inbox=inbox, idempotency_key="run-1").outcome is not None
+    assert (Path(second.source) / WEIGHTS_FILE).is_file()
 
 
 def test_without_an_inbox_the_directory_itself_is_registered(call: Any, adapter: Path) -> None:
@@ -269,7 +308,7 @@ def test_remote_marker_is_last(adapter: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("org/repo", None, "hf://org/repo"),
         ("org/repo", COMMIT, f"hf://org/repo@{COMMIT}"),
-        ("hf://org/repo/folder", "main", "hf://org/repo/folder@main"),
+        ("hf://org/repo/folder", "main", "hf://org/repo@main/folder"),
         ("s3://bucket/prefix", None, "s3://bucket/prefix"),
         ("/adapters/one", None, "/adapters/one"),
         ("file:///adapters/one", None, "/adapters/one"),
@@ -353,6 +392,8 @@ def test_object_store_that_never_answers_holds_nobody_up(
         {"name": "Not A Name"},
         {"base_model": ""},
         {"labels": {"key": "v" * 300}},
+        {"labels": "no mapping"},
+        {"metadata": 5},
         {"inbox": "nonsense://bucket/inbox"},
         {"inbox": "/proc/no/inbox"},
         {"path_or_repo": "/nowhere"},

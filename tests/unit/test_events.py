@@ -80,6 +80,10 @@ def test_illegal_field_is_named(changes: dict[str, Any], field: str) -> None:
         "https://:s3cret@host/adapters",
         "https://host/adapters?X-Amz-Signature=s3cret",
         "HTTPS://host?s3cret",
+        "https://s3cret@host/adapters",
+        "https://host/adapters#token=s3cret",
+        "s3://AKIAKNOWN:wJalr/K7/s3cret@bucket/adapters",
+        "s3://bucket/adapters?X-Amz-Signature=s3cret",
     ],
 )
 def test_secrets_in_a_source_are_refused_before_anything_is_kept(source: str) -> None:
@@ -91,7 +95,15 @@ def test_secrets_in_a_source_are_refused_before_anything_is_kept(source: str) ->
 
 @pytest.mark.parametrize(
     "source",
-    ["org/repo@main", "hf://org/repo@refs/pr/1", "mlflow://a%3Ab@champion", "abfs://box@account.example/x", "/a:b@c"],
+    [
+        "org/repo@main",
+        "hf://org/repo@refs/pr/1",
+        "mlflow://a%3Ab@champion",
+        "abfs://box@account.example/x",
+        "/a:b@c",
+        "https://host:8443/run:3/step@900",
+        "s3://bucket/run#3/what?",
+    ],
 )
 def test_an_at_sign_alone_is_no_secret(source: str) -> None:
     """Revisions, aliases and accounts are written with one."""

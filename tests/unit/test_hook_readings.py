@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from tests.helpers.hooks import PAYLOADS, RULES, SECRET, TOPIC, Sent, payload
 
 from lora_registry import hook_codes
 from lora_registry.events import Follow
+from lora_registry.ready_marker import MARKER_FILE
 from lora_workers.hooks.configuration import HooksFile
 from lora_workers.hooks.hook import Reading
 from lora_workers.hooks.refusals import Refused
@@ -25,6 +27,15 @@ def read(sent: Sent, *rules: dict[str, Any], **fields: Any) -> Reading:
     told = RULES[sent.hook] | fields | ({"rules": rules} if rules else {})
     hook = HooksFile.model_validate({"hooks": {"hook": told}}).hooks["hook"]
     return hook.read(sent.request, quiet_s=2.0)
+
+
+def test_mlflows_test_of_an_alias_is_ignored_whatever_the_rules_take() -> None:
+    """It names a model and an alias that a rule for everything would register."""
+    told = {"name": "example_model", "alias": "example_alias", "version": "1"}
+    sent = hooks.mlflow({"entity": "model_version_alias", "action": "created", "data": told})
+    rule = {"model": "*", "aliases": ["*"], "base": BASE}
+    assert read(sent, rule).events == ()
+    assert "test" in read(sent, rule).reason
 
 
 def asked(reading: Reading) -> list[tuple[str, str, str]]:
@@ -337,6 +348,25 @@ def test_a_subscription_is_confirmed_where_that_is_asked_for() -> None:
     assert read(leaving).confirm_url == ""
 
 
+@pytest.mark.parametrize(
+    "unsigned",
+    [
+        hooks.minio("evil", bucket_name="evil-bucket"),
+        {
+            "detail-type": "Object Created",
+            "detail": {"bucket": {"name": "evil"}, "object": {"key": f"e/{MARKER_FILE}"}},
+        },
+    ],
+    ids=["Records", "detail"],
+)
+def test_of_a_message_of_sns_only_what_aws_signed_is_read(unsigned: dict[str, Any]) -> None:
+    """Whoever has somebody's signed message may write further fields beside it; they mean nothing."""
+    sent = hooks.sns(json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent"}))
+    forged = sent.with_body(json.dumps(json.loads(sent.body) | unsigned).encode())
+    assert read(forged) == read(sent)
+    assert read(forged).events == ()
+
+
 def test_wrappings_without_end_are_ignored() -> None:
     """A message in a message in a message is not unwrapped for ever."""
     body = "x"
@@ -379,6 +409,19 @@ def test_batches_and_other_versions_of_cloudevents_are_refused() -> None:
     assert refusal_of(sent.changed(content_type="application/cloudevents-batch+json")) is hook_codes.HOOK_MALFORMED
     other = sent.with_body(sent.body.replace(b'"1.0"', b'"2.0"'))
     assert refusal_of(other) is hook_codes.HOOK_MALFORMED
+
+
+def test_data_of_a_cloudevent_may_come_as_base64() -> None:
+    """So some senders encode what they do not look into."""
+    told = {"name": "a", "path": "/x", "base_model": BASE, "labels": {"step": 900, "team": "data"}}
+    plain = hooks.cloud_event(told, structured=True)
+    attributes = json.loads(plain.body)
+    encoded = base64.b64encode(json.dumps(attributes.pop("data")).encode()).decode()
+    sent = plain.with_body(json.dumps(attributes | {"data_base64": encoded}).encode())
+    assert read(sent) == read(plain)
+    assert [each.event.labels for each in read(sent).events] == [{"step": "900", "team": "data"}]
+    with pytest.raises(Refused):
+        read(plain.with_body(json.dumps(attributes | {"data_base64": "no base64"}).encode()))
 
 
 def test_the_mode_is_read_from_the_content_type() -> None:
@@ -487,6 +530,8 @@ def test_what_is_kept_of_a_request_holds_no_secret() -> None:
     again = HookRequest.from_text(kept).json()
     assert again == body | {"note": "it is ***", "access_token": "***", "opaqueData": "***"}
     assert SECRET not in repr(sent.request)
+    quoted = hooks.wandb({"name": "a", "note": 'it is "top" \\ sécret'}).request.to_text(['"top" \\ sécret'])
+    assert "top" not in quoted
     event = hooks.cloud_event({"name": "a", "path": "/x", "base_model": BASE})
     reread = HookRequest.from_text(event.request.to_text([SECRET]))
     assert read(event) == read(Sent("cloudevents", reread.body, reread.headers))

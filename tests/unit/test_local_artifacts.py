@@ -123,7 +123,7 @@ def test_what_was_not_kept_is_removed(store: LocalArtifactStore, tmp_path: Path)
     assert contents(tmp_path / "store") == []
 
 
-@pytest.mark.parametrize("step", ["config", "sync", "_rename"])
+@pytest.mark.parametrize("step", ["config", "sync", "rename_into_place"])
 def test_artifact_that_fails_midway_is_not_there_at_all(
     store: LocalArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -157,13 +157,13 @@ def test_two_workers_with_the_same_bytes_at_the_same_moment(
     store: LocalArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are about to rename: one artifact comes of it, whole, and both get its digest."""
-    rename, both = local_artifacts._rename, threading.Barrier(2)
+    rename, both = local_artifacts.rename_into_place, threading.Barrier(2)
 
     def rename_together(directory: Path, target: Path) -> None:
         both.wait(10)
         rename(directory, target)
 
-    monkeypatch.setattr(local_artifacts, "_rename", rename_together)
+    monkeypatch.setattr(local_artifacts, "rename_into_place", rename_together)
     digests: list[str] = []
     threads = [threading.Thread(target=lambda: digests.append(keep(store))) for _ in range(2)]
     for thread in threads:

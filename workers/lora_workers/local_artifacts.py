@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import stat
 import tempfile
@@ -13,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest, is_digest
-from lora_registry.durable import sync
+from lora_registry.durable import rename_into_place, sync
 from lora_registry.errors import ArtifactDamaged, NotFound, Transient
 from lora_registry.report import ValidationReport
 from lora_workers.artifact_store import STALE_S, verified
 from lora_workers.staging import file_system_errors, remove_stale, staging_directory
 
+_FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
 _CHUNK_BYTES = 1 << 20
 _READ_ONLY_FILE = 0o444
 _READ_ONLY_DIRECTORY = 0o555
@@ -39,7 +39,7 @@ class StagedArtifact:
         return str(self._directory / WEIGHTS_FILE)
 
     def keep(self, config: bytes, weights: FileDigest) -> str:
-        """Make it durable and visible under its digest; if that is there already, this copy is dropped.
+        """Make it durable and visible under its digest; if that is there already and sound, this copy is dropped.
 
         Raises:
             Transient: the file system cannot take it now.
@@ -47,17 +47,30 @@ class StagedArtifact:
         manifest = Manifest.of(config, weights)
         target = self._root / "sha256" / manifest.digest.removeprefix("sha256:")
         with file_system_errors():
-            if not target.is_dir():
-                (self._directory / CONFIG_FILE).write_bytes(config)
-                (self._directory / MANIFEST_FILE).write_bytes(manifest.to_json())
-                # All are written by now: fewer waits for the disk.
-                for name in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE):
-                    sync(self._directory / name, mode=_READ_ONLY_FILE)
-                sync(self._directory, mode=_RENAMED_DIRECTORY)
-                with suppress(FileExistsError):
-                    _rename(self._directory, target)
+            if not _is_sound(target, manifest):
+                self._finish(config, manifest)
+                try:
+                    rename_into_place(self._directory, target)
+                except FileExistsError:
+                    self._mend(target, manifest)
             _seal(target)
         return manifest.digest
+
+    def _finish(self, config: bytes, manifest: Manifest) -> None:
+        (self._directory / CONFIG_FILE).write_bytes(config)
+        (self._directory / MANIFEST_FILE).write_bytes(manifest.to_json())
+        for name in _FILES:  # all are written by now: fewer waits for the disk
+            sync(self._directory / name, mode=_READ_ONLY_FILE)
+        sync(self._directory, mode=_RENAMED_DIRECTORY)
+
+    def _mend(self, target: Path, manifest: Manifest) -> None:
+        """Another worker was faster with the same bytes; or a disk damaged them: file by file, the path stays."""
+        if _is_sound(target, manifest):
+            return
+        target.chmod(_RENAMED_DIRECTORY)
+        for name in _FILES:
+            (self._directory / name).replace(target / name)
+        sync(target)
 
 
 class LocalArtifactStore:
@@ -146,7 +159,7 @@ class LocalArtifactStore:
             directory.chmod(_RENAMED_DIRECTORY)
             if time.monotonic() > deadline:
                 raise Transient(f"artifact store: too slow to remove {digest}")
-            _rename(directory, doomed)
+            rename_into_place(directory, doomed)
             sync(directory.parent)
         shutil.rmtree(doomed, ignore_errors=True)
 
@@ -162,21 +175,21 @@ class LocalArtifactStore:
         return self._root / "sha256" / digest.removeprefix("sha256:")
 
 
+def _is_sound(target: Path, manifest: Manifest) -> bool:
+    """Whether the artifact is there with the bytes that its digest stands for: they are read, once for each reuse."""
+    try:
+        if (target / MANIFEST_FILE).read_bytes() != manifest.to_json():
+            return False
+        return all(FileDigest.read(target / name) == manifest.file(name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    except FileNotFoundError:
+        return False
+
+
 def _seal(target: Path) -> None:
     """Finish what comes after the rename, also for a worker that was killed there; then it outlives a power failure."""
     if stat.S_IMODE(target.stat().st_mode) != _READ_ONLY_DIRECTORY:
         target.chmod(_READ_ONLY_DIRECTORY)
         sync(target.parent)
-
-
-def _rename(directory: Path, target: Path) -> None:
-    """Rename, where "it is there already" (a second worker was faster with the same bytes) is FileExistsError."""
-    try:
-        directory.rename(target)
-    except OSError as error:
-        if error.errno == errno.ENOTEMPTY:
-            raise FileExistsError(str(target)) from error
-        raise
 
 
 @contextmanager

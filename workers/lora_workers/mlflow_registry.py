@@ -17,6 +17,7 @@ import httpx
 from lora_registry import source_codes
 from lora_registry.code import Code
 from lora_registry.errors import Rejected, Transient
+from lora_registry.events import may_hold_secret
 from lora_workers.credentials import Credentials, MlflowCredential
 
 SCHEME: Final = "mlflow"
@@ -70,7 +71,10 @@ class MlflowRegistry:
             version = self._ask("model-versions/get", {"name": model, "version": found["version"]}, source)
         place = place_of(str(version.get("source", "")), _tags(version))
         if place is None or place.startswith(f"{SCHEME}://"):
-            raise _rejected(source_codes.MLFLOW_SOURCE_UNREADABLE, source, actual=str(version.get("source", ""))[:200])
+            raise _rejected(source_codes.MLFLOW_SOURCE_UNREADABLE, source, actual=_shown(version))
+        if may_hold_secret(place):
+            message = "What MLflow names has a password or a query in it, and is kept and shown nowhere."
+            raise Rejected(message, findings=(source_codes.SOURCE_URL_INVALID.finding(source[:200], message),))
         return place
 
     def _ask(self, what: str, query: dict[str, str], source: str) -> dict[str, Any]:
@@ -101,6 +105,11 @@ class MlflowRegistry:
 
 
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def _shown(version: dict[str, Any]) -> str:
+    told = str(version.get("source", ""))
+    return "" if may_hold_secret(told) else told[:200]
 
 
 def _tags(version: dict[str, Any]) -> dict[str, str]:

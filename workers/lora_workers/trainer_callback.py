@@ -59,11 +59,11 @@ class RegisterAdapterCallback(TrainerCallback):  # type: ignore[misc] # transfor
         if not state.is_world_process_zero:
             return
         checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if not (checkpoint / CONFIG_FILE).is_file():
-            logger.warning("%s is not registered: it holds no %s of PEFT", checkpoint, CONFIG_FILE)
-            return
         try:
-            self._register(checkpoint, step=state.global_step)
+            if (checkpoint / CONFIG_FILE).is_file():
+                self._register(checkpoint, step=state.global_step)
+            else:
+                logger.warning("%s is not registered: it holds no %s of PEFT", checkpoint, CONFIG_FILE)
         except Exception as error:  # as in register_adapter: a training run goes on
             if self._on_error == "raise":
                 raise

@@ -101,35 +101,40 @@ def register_adapter(
         Rejected: with `on_error="raise"`: no adapter is there, or (if waited for) it was rejected; with the findings.
         RegistryError: with `on_error="raise"`: whatever else went wrong.
     """
-    fields = {
-        "labels": dict(labels or {}),
-        "metadata": dict(metadata or {}),
-        "supersede": supersede,
-        "follow": follow,
-        "base_model": base_model,
-    }
-    registration = None
+    done: list[Registration] = []
     try:
+        fields = {
+            "labels": dict(labels or {}),
+            "metadata": dict(metadata or {}),
+            "supersede": supersede,
+            "follow": follow,
+            "base_model": base_model,
+        }
         settings = load_settings(redis_url=redis_url, adapter_inbox=None if inbox is None else str(inbox))
         adapter = parse_adapter(name, namespace=namespace)
         fields |= {"namespace": adapter.namespace, "name": adapter.name}
-        staged = stage(path_or_repo, settings, request=fields, revision=revision)
+        staged = stage(path_or_repo, settings, request=fields, revision=revision, idempotency_key=idempotency_key)
         client = RegistrationClient(_connect(settings), settings)
-        registration = submit(client, staged, fields, idempotency_key=idempotency_key)
+        done.append(submit(client, staged, fields, idempotency_key=idempotency_key))
         if wait:
-            registration = client.wait(registration.id, timeout_s=timeout_s)
-        forget(registration, staged, settings)
+            done.append(client.wait(done[0].id, timeout_s=timeout_s))
+        forget(done[-1], staged, settings)
         if wait:
-            _raise_if_failed(registration)
+            _raise_if_failed(done[-1])
     except Exception as error:  # the boundary between a training run and everything that is not its business
         if on_error == "raise":
             raise
         _warn(name, error)
-    return registration
+    return done[-1] if done else None
 
 
 def stage(
-    path_or_repo: str | Path | HubCommit, settings: Settings, *, request: Mapping[str, Any], revision: str | None = None
+    path_or_repo: str | Path | HubCommit,
+    settings: Settings,
+    *,
+    request: Mapping[str, Any],
+    revision: str | None = None,
+    idempotency_key: str | None = None,
 ) -> Staged:
     """Make what is to be registered readable for the workers.
 
@@ -138,9 +143,10 @@ def stage(
         settings: with the inbox; without one, a directory is registered where it is.
         request: what is asked for, in plain JSON types: another request makes another copy.
         revision: of a repository.
+        idempotency_key: the caller's, if any: a registration of its own has a copy of its own.
 
     Raises:
-        Rejected: there is no adapter in the directory.
+        Rejected: there is no adapter in the directory, or the source names another revision.
         Configuration: the inbox is of no known scheme.
         Transient: a file system or the inbox is out of reach.
     """
@@ -152,7 +158,7 @@ def stage(
     with copied(Path(source), below=Path(directory).absolute() if directory and not is_remote else None) as copy:
         if not directory:
             return Staged(source, f"content:{copy.key({**request, 'source': source})}")
-        key = copy.key(request)
+        key = copy.key({**request, **({"idempotency_key": idempotency_key} if idempotency_key else {})})
         place = f"{directory.rstrip('/')}/{request['namespace']}/{request['name']}/{key}"
         if is_remote:
             from lora_workers.remote_copies import send_copy  # fsspec, which a directory does without
@@ -165,7 +171,11 @@ def stage(
 
 
 def locate(path_or_repo: str | Path | HubCommit, *, revision: str | None = None) -> str:
-    """An absolute path, or a URL: `org/repo` that is no directory here is a repository on the Hub."""
+    """An absolute path, or a URL: `org/repo` that is no directory here is a repository on the Hub.
+
+    Raises:
+        Rejected: `revision` is given for what has none, or has one already.
+    """
     if isinstance(path_or_repo, HubCommit):
         return f"hf://{path_or_repo.repo_url.repo_id}@{path_or_repo.oid}"
     text = str(path_or_repo)
@@ -176,7 +186,19 @@ def locate(path_or_repo: str | Path | HubCommit, *, revision: str | None = None)
         return str(Path(text).expanduser().absolute())
     else:
         source = f"hf://{text}"
-    return f"{source}@{revision}" if revision else source
+    return _at_revision(source, revision) if revision else source
+
+
+def _at_revision(source: str, revision: str) -> str:
+    """`hf://org/repo/folder` and `main` → `hf://org/repo@main/folder`."""
+    scheme, _, rest = source.partition("://")
+    organisation, repository, *folder = [*rest.split("/", 2), ""][:3]
+    if scheme != "hf" or not repository or "@" in rest:
+        raise Rejected(
+            f"revision={revision!r} cannot be put into this source",
+            remedy="Give `revision` with a repository of the Hub that names none itself.",
+        )
+    return "/".join(part for part in (f"hf://{organisation}", f"{repository}@{revision}", *folder) if part)
 
 
 def submit(

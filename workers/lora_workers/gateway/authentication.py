@@ -1,6 +1,7 @@
 """Who asks, and what they may: bearer tokens with scopes and namespaces.
 
-Without a token in the registry, a gateway on loopback lets everybody do everything, and any other lets nobody in.
+Without a token in the registry, a gateway on loopback lets everybody do everything, and any other lets nobody in. One
+that has seen a token lets nobody in without one any more, whatever becomes of the token.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Gatekeeper:
         self._policies = policies
         self._on_loopback = on_loopback
         self._access = Access({}, {})
+        self._has_seen_tokens = False
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -95,6 +97,7 @@ class Gatekeeper:
                     began = time.monotonic()
                     self._access = await run_in_threadpool(self._read)
                     self._read_at = began
+                    self._has_seen_tokens |= bool(self._access.tokens)
         return self._access
 
     async def identify(self, request: Request) -> Caller:
@@ -105,7 +108,7 @@ class Gatekeeper:
             RedisUnavailable: the server is out of reach.
         """
         access = await self.access()
-        caller = self._open_to_all(request) if not access.tokens else self._bearer(request, access)
+        caller = self._bearer(request, access) if self._has_seen_tokens else self._open_to_all(request)
         request.scope["caller"] = caller.name
         return caller
 

@@ -18,6 +18,7 @@ from lora_workers.gateway.round_trips import RoundTrips
 from lora_workers.hooks.configuration import AnyHook, HookSecrets, read_secrets
 from lora_workers.hooks.hook import Reading
 from lora_workers.hooks.proofs import NotFetched, Proof
+from lora_workers.hooks.redelivery import kept_of
 from lora_workers.hooks.refusals import Refused
 from lora_workers.hooks.request import HookRequest
 
@@ -118,7 +119,9 @@ class Intake:
 
         def examine() -> _Examined:
             hook.prove(request, self._proof(secrets, document))
-            return _Examined(hook.read(request, quiet_s=self._quiet_s(hook)), request.to_text(secrets.all))
+            quiet_s = self._quiet_s(hook)
+            reading = hook.read(request, quiet_s=quiet_s)
+            return _Examined(reading, kept_of(request, hook, reading, secrets=secrets.all, quiet_s=quiet_s))
 
         is_long = len(request.body) > _LONG_BYTES
         try:

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lora_registry.events import describe_validation_error
 from lora_workers.hooks.hook import Hook, Reading
 from lora_workers.hooks.own_events import OwnRule, own_event
-from lora_workers.hooks.proofs import Proof, check_bearer
+from lora_workers.hooks.proofs import Proof, check_bearer, from_base64
 from lora_workers.hooks.refusals import Ignored, malformed
-from lora_workers.hooks.request import HookRequest
+from lora_workers.hooks.request import HookRequest, parse_json
 
 _STRUCTURED: Final = "application/cloudevents"
 
@@ -63,6 +63,18 @@ class CloudEventsHook(Hook):
         return Reading(delivery_id, (event,))
 
 
+def _with_data(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The same with `data`, where it came as `data_base64`.
+
+    Raises:
+        Refused: that is no JSON object in base64.
+    """
+    encoded = attributes.get("data_base64")
+    if "data" in attributes or not isinstance(encoded, str):
+        return attributes
+    return attributes | {"data": parse_json(from_base64(encoded) or b"")}
+
+
 def parse_envelope(request: HookRequest) -> Envelope:
     """The event that the request carries.
 
@@ -74,7 +86,7 @@ def parse_envelope(request: HookRequest) -> Envelope:
         raise malformed("Batches of CloudEvents are not taken; send one event in each request.")
     attributes: dict[str, Any]
     if media_type.startswith(_STRUCTURED):
-        attributes = request.json()
+        attributes = _with_data(request.json())
     else:
         attributes = {name: unquote(request.header(f"ce-{name}")) or None for name in Envelope.REQUIRED}
         attributes = {name: value for name, value in attributes.items() if value} | {"data": request.json()}

@@ -23,6 +23,7 @@ from lora_workers.mlflow_registry import PATH_TAG, PLACES, place_of
 
 _TEST_MODEL: Final = "example_model"
 _TEST_SOURCE: Final = "models:/123"
+_TEST_ALIAS: Final = "example_alias"
 
 
 class MlflowRule(Rule):
@@ -101,6 +102,8 @@ class MlflowHook(Hook):
             return self._make(rule, names, quiet_s)
         if what == "model_version_alias.created":
             alias: _Alias = known_shape(_Alias, told)
+            if (alias.name, alias.alias) == (_TEST_MODEL, _TEST_ALIAS):
+                raise Ignored("This is MLflow's test of the webhook.")
             rule = self._rule(alias.name)
             if not matches(alias.alias, rule.aliases):
                 raise Ignored(f"No rule is about the alias {alias.alias[:100]!r} of {alias.name[:200]!r}.")

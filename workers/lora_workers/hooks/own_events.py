@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from lora_registry.hook_events import HookEvent
 from lora_workers.hooks.hook import Rule, Said, known_shape
@@ -24,8 +24,10 @@ class OwnEvent(BaseModel):
         base_model: name of the base model.
         type: what happened, in the sender's words.
         version: what the sender calls these bytes.
-        labels: labels of the version.
+        labels: labels of the version; numbers are taken as they are written.
     """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: str = ""
     source: str = Field(default="", validation_alias=AliasChoices("source", "path"))

@@ -1,11 +1,27 @@
-"""`hooks redeliver`: an authentic delivery is read again."""
+"""`hooks redeliver`: an authentic delivery is read again, from what was kept of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lora_registry.errors import Conflict
 from lora_registry.hook_deliveries import Heard, HookDeliveries
-from lora_workers.hooks.hook import Hook
+from lora_workers.hooks.hook import Hook, Reading
+from lora_workers.hooks.refusals import Refused
 from lora_workers.hooks.request import HookRequest
+
+
+def kept_of(request: HookRequest, hook: Hook, reading: Reading, *, secrets: Iterable[str], quiet_s: float) -> str:
+    """What is kept of a request: what can be read again to the same end, without secrets; empty if that cannot be."""
+    text = request.to_text(secrets)
+    kept = HookRequest.from_text(text)
+    if kept.body == request.body:
+        return text
+    try:
+        is_same = hook.read(kept, quiet_s=quiet_s).events == reading.events
+    except Refused:
+        is_same = False
+    return text if is_same else ""
 
 
 def redeliver(name: str, hook: Hook, delivery_id: str, deliveries: HookDeliveries) -> Heard:

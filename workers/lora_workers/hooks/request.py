@@ -51,7 +51,8 @@ class HookRequest:
         """What is kept of the request to read it again: no secret, no signature."""
         body = self.body.decode("utf-8", errors="replace")
         for secret in secrets:
-            body = body.replace(secret, "***")
+            for form in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
+                body = body.replace(form, "***")
         folded = body.casefold()
         if any(word in folded for word in _SECRET_WORDS):  # the pattern takes ten times as long to find none
             body = _SECRET_FIELD.sub(r'\1"***"', body)

@@ -93,7 +93,8 @@ class S3Hook(Hook):
         delivery_id = str(body.get("MessageId") or (body.get("id") if "detail-type" in body else "") or "")
         if sns.is_message(body) and body["Type"] != "Notification":
             return self._subscription(body, delivery_id)
-        said = [self._of(each, quiet_s) if isinstance(each, Change) else each for each in read_changes(body)]
+        told = body["Message"] if sns.is_message(body) else body  # of a message of SNS, only what AWS signed counts
+        said = [self._of(each, quiet_s) if isinstance(each, Change) else each for each in read_changes(told)]
         return Reading(delivery_id, *gather(said, nothing="No object was created."))
 
     def _subscription(self, body: dict[str, Any], delivery_id: str) -> Reading:

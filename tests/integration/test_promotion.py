@@ -362,6 +362,15 @@ def test_one_adapter_that_is_gone_holds_up_no_other_promotion(registry: Registry
     assert len(promotions.settle(by="worker w")) == 1
 
 
+def test_move_whose_answer_was_lost_is_not_taken_for_somebody_elses(registry: Registry, promotions: Promotions) -> None:
+    """The same move again, as a client sends it when the answer was lost, is the same promotion: no conflict."""
+    move_and_die(registry)
+    before = moves_of(registry)
+    move_and_die(registry)
+    assert moves_of(registry) == before
+    assert len(lost(registry)) == 1
+
+
 def test_workers_are_woken_for_what_is_lost_and_not_too_often(registry: Registry, promotions: Promotions) -> None:
     """Not for a promoter that lives; once for one that is gone, again when somebody looked or the wake-up was lost."""
     patient = OpenPromotions(registry.client, registry.settings.model_copy(update={"wake_timeout_s": 3600.0}))

@@ -14,10 +14,10 @@
     (serve)     lora_workers.node   the node fetches, verifies, loads and asks for one token
     acknowledge nodes.py            the node says how far it is with each version, and that it lives
 
-What becomes of a version then: lifecycle.py (retire, label, roll back), promotion.py (move an alias through a gate),
-rollout.py (how far it has come among the nodes, and waiting for them), selection.py (selectors, and what a node is to
-hold by its own), named_collections.py, node_verdicts.py (what a node would make of it) and kept_traits.py (which a
-record keeps for that).
+What becomes of a version then: lifecycle.py (retire, label, roll back), promotion.py (move an alias through a gate) and
+open_promotions.py (those that have moved it and that nobody has decided), rollout.py (how far it has come among the
+nodes, and waiting for them), selection.py (selectors, and what a node is to hold by its own), named_collections.py,
+node_verdicts.py (what a node would make of it) and kept_traits.py (which a record keeps for that).
 
 Who may do what: namespaces.py (prefixes of sources, credentials, quotas) and policies.py, which keeps them; tokens.py
 (bearer tokens of the HTTP gateway). What webhooks ask for waits a quiet moment before it is accepted:

@@ -131,6 +131,23 @@ class Standing:
     owner: str | None
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A promotion that a move opens.
+
+    Attributes:
+        token: tells it from every other promotion.
+        lease_s: how long its promoter counts as alive without a sign.
+        length_s: how long it may take until it is decided.
+        failures_since_s: failures that nodes said since then count, in seconds since 1970-01-01.
+    """
+
+    token: str
+    lease_s: float
+    length_s: float
+    failures_since_s: float
+
+
 class Published(StrEnum):
     """What the publish script answered."""
 
@@ -349,6 +366,8 @@ class Catalog:
         expect: int | None = None,
         by: str = "",
         how: MovedBy | None = None,
+        opens: Opening | None = None,
+        takes_back: str = "",
     ) -> VersionRecord:
         """Point `alias` at `version` and pin it there; None lets it follow the newest version again.
 
@@ -359,13 +378,15 @@ class Catalog:
             expect: version it must point at now, 0 for none; None moves it in any case.
             by: who moves it, for its history.
             how: what it is moved by, for its history.
+            opens: the promotion that this move opens.
+            takes_back: token of the open promotion that this move takes back.
 
         Returns:
             The version it points at now.
 
         Raises:
             NotFound: the adapter, or that version of it, is not published.
-            Conflict: the alias does not point at what was expected.
+            Conflict: the alias does not point at what was expected, or the promotion is no longer open.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -385,6 +406,7 @@ class Catalog:
                 self._settings.log_length,
                 by[:MAX_BY],
                 how or (MovedBy.FOLLOW if version is None else MovedBy.SET),
+                *self._promotion(opens, takes_back),
             ],
         )
         if answer[0] == "not-admitted":
@@ -395,6 +417,14 @@ class Catalog:
             message = f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect or 'nothing'}"
             raise Conflict(message, current_version=int(answer[1] or 0))
         return self.version(Reference(adapter, version=int(answer[1])))
+
+    def _promotion(self, opens: Opening | None, takes_back: str) -> list[str | int]:
+        """What a move does to an open promotion, as the script takes it."""
+        if opens is None:
+            return ["back" if takes_back else "", takes_back]
+        lease_us, length_us = int(opens.lease_s * 1e6), int(opens.length_s * 1e6)
+        kept_s = int(opens.length_s) + self._settings.retention_s
+        return ["open", opens.token, lease_us, length_us, int(opens.failures_since_s * 1e6), kept_s]
 
     def add_base(self, profile: BaseProfile) -> bool:
         """Register a base model, or a new revision of it with the same shapes.

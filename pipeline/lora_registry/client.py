@@ -19,6 +19,7 @@ from lora_registry.lifecycle import Lifecycle
 from lora_registry.named_collections import Collections
 from lora_registry.names import parse_reference
 from lora_registry.nodes import NodeRegistry, NodeState
+from lora_registry.open_promotions import OpenPromotions
 from lora_registry.promotion import Promotions
 from lora_registry.registrations import Registration
 from lora_registry.rollout import Need, Rollouts, Standing
@@ -49,6 +50,7 @@ class RegistrationClient:
         self._inbox = Inbox(client, settings)
         self._ledger = Ledger(client, settings)
         self._rollouts = Rollouts(client, settings)
+        self._open_promotions = OpenPromotions(client, settings)
         self.catalog = Catalog(client, settings)
         self.lifecycle = Lifecycle(client, settings)
         self.nodes = NodeRegistry(client, settings)
@@ -178,4 +180,4 @@ class RegistrationClient:
 
     def promotions(self) -> Promotions:
         """What moves aliases through a gate."""
-        return Promotions(self.lifecycle, self._rollouts)
+        return Promotions(self.lifecycle, self._rollouts, self._open_promotions)

@@ -123,6 +123,16 @@ class Keys:
         """String: `<registration id> <epoch>` of the candidate that has a canary engine."""
         return f"{self.ledger}:engine:{engine_id}"
 
+    @property
+    def promotions(self) -> str:
+        """Hash: `namespace.name@alias` → the promotion that moved it and that nobody has decided yet."""
+        return f"{self.ledger}:promotions"
+
+    @property
+    def promotions_woken(self) -> str:
+        """Hash: when a worker was last woken for promotions whose promoter is gone, and how often in a row."""
+        return f"{self.ledger}:promotions-woken"
+
     # The catalog
     @property
     def catalog(self) -> str:

@@ -241,8 +241,15 @@ class Lifecycle:
         expect: int | None = None,
         by: str = "",
         how: MovedBy = MovedBy.SET,
+        takes_back: str = "",
     ) -> int:
         """Remove an alias; the version it pointed at stays.
+
+        Args:
+            adapter: the adapter. alias: the alias.
+            expect: version that it must point at now; None removes it in any case.
+            by: who removes it, for its history. how: what it is removed by, for its history.
+            takes_back: token of the open promotion that this takes back.
 
         Returns:
             The version it pointed at.
@@ -250,7 +257,7 @@ class Lifecycle:
         Raises:
             Rejected: it is the adapter's own: that one goes with the adapter.
             NotFound: there is no such alias.
-            Conflict: it does not point at what was expected.
+            Conflict: it does not point at what was expected, or the promotion is no longer open.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -268,6 +275,7 @@ class Lifecycle:
                 by[:MAX_BY],
                 how,
                 self._settings.retention_s,
+                takes_back,
             ],
         )
         if answer[0] == "unknown":

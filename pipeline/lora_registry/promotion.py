@@ -5,21 +5,26 @@
     3. the alias moves (compare-and-swap), and the direction ends: the nodes hold the version for the alias's sake
     4. each other node that follows the alias has to acknowledge, too
 
-What fails or takes too long before 3 ends the direction and leaves the alias alone; after 3 the alias goes back.
+What fails or takes too long before 3 ends the direction and leaves the alias alone; after 3 the alias goes back. A
+promoter that dies before 3 leaves a direction, which ends at its time; one that dies after 3 leaves an open promotion,
+which a worker decides.
 """
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from lora_registry.catalog import Catalog, MovedBy, VersionRecord
+from lora_registry.catalog import Catalog, MovedBy, Opening, VersionRecord
 from lora_registry.engine_profiles import Ruling
 from lora_registry.errors import Conflict, NotFound, NotServed, PromotionAborted, Rejected, WaitTimeout
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName, Reference
 from lora_registry.node_verdicts import verdict_for_node
+from lora_registry.open_promotions import OpenPromotion, OpenPromotions
 from lora_registry.rollout import Need, Rollouts, Standing
 
 _SPARE_S = 60.0
@@ -49,10 +54,12 @@ class Promotions:
     Args:
         lifecycle: the catalog's changes.
         rollouts: how versions stand.
+        promotions: those that are open.
     """
 
-    def __init__(self, lifecycle: Lifecycle, rollouts: Rollouts) -> None:
+    def __init__(self, lifecycle: Lifecycle, rollouts: Rollouts, promotions: OpenPromotions) -> None:
         self._lifecycle = lifecycle
+        self._open = promotions
         self._catalog: Catalog = lifecycle.catalog
         self._rollouts = rollouts
 
@@ -89,19 +96,72 @@ class Promotions:
             self._move(record, alias, before, by)
             return Promoted(record, before)
         chosen = self._choose(record, canaries)
+        token = secrets.token_hex(8)
         with self._directed(record, chosen, timeout_s=timeout_s) as since_s:
             try:
                 need = Need(None, frozenset(chosen), failures_since_s=since_s)
                 self._rollouts.wait(record, need, timeout_s=timeout_s)
             except (NotServed, WaitTimeout) as error:
                 raise PromotionAborted(f"{error.message}; {adapter}@{alias} was not moved") from error
-            self._move(record, alias, before, by)
+            self._move(record, alias, before, by, Opening(token, self._open.lease_s, timeout_s, since_s))
+        opened = OpenPromotion(adapter, alias, token, version, before, since_s, time.time() + timeout_s, by)
+        return Promoted(record, before, chosen, tuple(self._wait_for_all(record, opened, timeout_s=timeout_s)))
+
+    def settle(self, *, by: str) -> list[str]:
+        """Decide the open promotions whose promoter is gone, as it would have; those that need longer stay open.
+
+        Args:
+            by: who decides, for the aliases' histories.
+
+        Returns:
+            What became of each that was decided, in words.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+            ServerNotAdmitted: the server is new and no dispatcher has admitted it.
+        """
+        lost, now_s = self._open.lost()
+        done = []
+        for each in lost:
+            with suppress(NotFound):  # the adapter was retired meanwhile
+                done.append(self._settle(each, f"{by} for {each.by}", now_s=now_s))
+        return [each for each in done if each]
+
+    def _settle(self, opened: OpenPromotion, by: str, *, now_s: float) -> str:
+        """Decide one promotion; empty: nothing can be said of it yet."""
+        record = self._catalog.version(Reference(opened.adapter, version=opened.version))
+        need, why = Need(None, failures_since_s=opened.failures_since_s), ""
         try:
-            standings = self._rollouts.wait(record, Need(None, failures_since_s=since_s), timeout_s=timeout_s)
+            unmet = need.unmet(self._rollouts.standings(record))
+            if unmet is not None and now_s < opened.deadline_s:
+                return ""
+            why = unmet or ""
+        except NotServed as error:
+            why = error.message
+        done = self._move_back(record, opened, by) if why else self._keep(opened)
+        self._lifecycle.direct(record, (), for_s=0)
+        return f"{opened.adapter}@{opened.alias} {done}" + (f": {why}" if why else "")
+
+    def _wait_for_all(self, record: VersionRecord, opened: OpenPromotion, *, timeout_s: float) -> list[Standing]:
+        """Wait until all nodes that follow the alias serve what it points at since; else it goes back."""
+        held = opened.adapter, opened.alias, opened.token
+        need = Need(None, failures_since_s=opened.failures_since_s)
+        try:
+            standings = self._rollouts.wait(
+                record, need, timeout_s=timeout_s, meanwhile=lambda: self._open.renew(*held)
+            )
         except (NotServed, WaitTimeout) as error:
-            done = self._move_back(record, alias, before, by)
-            raise PromotionAborted(f"{error.message}; {adapter}@{alias} {done}") from error
-        return Promoted(record, before, chosen, tuple(standings))
+            done = self._move_back(record, opened, opened.by)
+            raise PromotionAborted(f"{error.message}; {opened.adapter}@{opened.alias} {done}") from error
+        self._keep(opened)
+        target = self._lifecycle.target(opened.adapter, opened.alias)
+        if target is None or target.version != record.version:
+            raise PromotionAborted(f"{opened.adapter}@{opened.alias} was moved by somebody else meanwhile")
+        return standings
+
+    def _keep(self, opened: OpenPromotion) -> str:
+        self._open.end(opened.adapter, opened.alias, opened.token)
+        return f"stays at {opened.adapter.served_name(opened.version)}, which all nodes serve"
 
     def _choose(self, record: VersionRecord, canaries: Collection[str] | int) -> tuple[str, ...]:
         """The canaries: those named, or as many as were asked for of the eager nodes that can serve it."""
@@ -131,19 +191,26 @@ class Promotions:
         finally:
             self._lifecycle.direct(record, (), for_s=0)
 
-    def _move(self, record: VersionRecord, alias: str, before: int | None, by: str) -> None:
-        self._catalog.move_alias(record.adapter, alias, record.version, expect=before or 0, by=by, how=MovedBy.PROMOTE)
+    def _move(
+        self, record: VersionRecord, alias: str, before: int | None, by: str, opens: Opening | None = None
+    ) -> None:
+        how = MovedBy.PROMOTE
+        self._catalog.move_alias(record.adapter, alias, record.version, expect=before or 0, by=by, how=how, opens=opens)
 
-    def _move_back(self, record: VersionRecord, alias: str, before: int | None, by: str) -> str:
-        """Undo the move, unless somebody moved the alias since; returns what was done."""
-        adapter = record.adapter
+    def _move_back(self, record: VersionRecord, opened: OpenPromotion, by: str) -> str:
+        """Undo the move, unless somebody moved the alias or decided the promotion since; returns what was done."""
+        adapter, alias, before = opened.adapter, opened.alias, opened.before
+        if before == record.version:
+            self._open.end(adapter, alias, opened.token)
+            return f"points at {record.served_name}, as it did before"
+        how = {"expect": record.version, "by": by, "how": MovedBy.ROLLBACK, "takes_back": opened.token}
         try:
-            if before is not None:
-                self._catalog.move_alias(adapter, alias, before, expect=record.version, by=by, how=MovedBy.ROLLBACK)
-                return f"points at {adapter.served_name(before)} again"
-            self._lifecycle.remove_alias(adapter, alias, expect=record.version, by=by, how=MovedBy.ROLLBACK)
-            return "was removed again"
-        except (Conflict, NotFound):
+            if before is None:
+                self._lifecycle.remove_alias(adapter, alias, **how)  # type: ignore[arg-type]
+                return "was removed again"
+            self._catalog.move_alias(adapter, alias, before, **how)  # type: ignore[arg-type]
+            return f"points at {adapter.served_name(before)} again"
+        except (Conflict, NotFound, Rejected) as error:
+            if self._open.end(adapter, alias, opened.token):
+                return f"stays, because {error.message}"
             return "was moved by somebody else meanwhile"
-        except Rejected as error:
-            return f"stays, because {error.message}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,8 +201,20 @@ class Rollouts:
             )
         return found
 
-    def wait(self, record: VersionRecord, need: Need, *, timeout_s: float) -> list[Standing]:
+    def wait(
+        self,
+        record: VersionRecord,
+        need: Need,
+        *,
+        timeout_s: float,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> list[Standing]:
         """Wait until enough nodes serve a version; an outage of Redis is waited out.
+
+        Args:
+            record: the version. need: how many nodes are to serve it.
+            timeout_s: longest wait.
+            meanwhile: called at each look, so every second at least.
 
         Returns:
             How the nodes stand then.
@@ -219,6 +231,7 @@ class Rollouts:
                     with redis_errors():
                         bell.subscribe(self._keys.ack_bell(record.served_name))
                     while True:
+                        meanwhile()
                         standings = self.standings(record)
                         unmet = need.unmet(standings)
                         if unmet is None:

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     backoff_first_s: Seconds = 1.0
     backoff_max_s: Seconds = 300.0
     lease_s: Seconds = 30.0
-    """How long a claimed registration stays with a worker that shows no sign of life."""
+    """How long a registration stays with a worker, or an open promotion with its promoter, without a sign of life."""
     stage_time_limit_s: Seconds = 600.0
     """Longest run of one task; a worker process that exceeds it is killed."""
     sweep_interval_s: Seconds = 1.0

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from lora_registry.announcements import Kind
-from lora_registry.catalog import Catalog
+from lora_registry.catalog import Catalog, Opening
 from lora_registry.client import RegistrationClient
 from lora_registry.connection import command, connect
 from lora_registry.engine_profiles import Ruling
@@ -43,7 +43,7 @@ from tests.helpers.gateway import REGISTRATIONS, running_gateway
 from tests.helpers.hub_server import HubServer
 from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
 from tests.helpers.nodes import make_info, serve
-from tests.helpers.registry import BASE
+from tests.helpers.registry import BASE, Registry
 from tests.helpers.sources import unique
 from tests.helpers.stack import environment_of, make_settings
 from tests.helpers.vllm_server import VllmServer, vllm_server
@@ -250,6 +250,28 @@ def test_a_node_agent_works_under_its_own_role(server: Server, tmp_path: Path) -
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
         assert [node.info.node_id for node in registry.nodes.nodes()] == ["node-1"]
     assert registry.nodes.nodes() == []
+
+
+def test_a_promotion_without_its_promoter_is_decided_under_the_roles(server: Server, tmp_path: Path) -> None:
+    """The operator promotes; dispatcher and worker need no more than their roles have to decide it in its place."""
+    settings = make_settings(server.url("operator"), tmp_path, stall_timeout_s=60.0)
+    registry = Registry(server.as_role("operator"), settings)
+    with without_refusal(server, settings, tmp_path / "processes.log") as running:
+        running.start("dispatcher", "dispatcher")
+        running.start("worker", "worker", "--queues", Stage.PUBLISH)
+        registry.admit()
+        for content in ("one", "two"):
+            registry.register("promoted-bot", content=content)
+        adapter = AdapterName("default", "promoted-bot")
+        registry.catalog.move_alias(adapter, "stable", 1)
+        gone = Opening("token", lease_s=0.0, length_s=0.0, failures_since_s=1.0)
+        registry.catalog.move_alias(adapter, "stable", 2, opens=gone)
+        registry.catalog.move_alias(adapter, "beta", 2, opens=gone)
+        wait_until(lambda: not registry.client.exists(KEYS.promotions), what="the decisions")
+        assert running.all_run()
+    assert registry.version("promoted-bot", alias="stable").version == 1
+    assert "beta" not in registry.catalog.aliases(adapter)
+    registry.lifecycle.retire_adapter(adapter)
 
 
 def test_node_says_what_it_is_and_does_under_its_own_role(server: Server) -> None:

@@ -17,8 +17,9 @@ from lora_workers.node import lookup as lookup_module
 from lora_workers.node.drivers import EngineDescription
 from lora_workers.node.judging import describe_node
 from lora_workers.node.lookup import Found, NameLookup
+from tests.helpers.adapters import make_base
 from tests.helpers.node_stand import StoringRegistry, make_options
-from tests.helpers.registry import Registry
+from tests.helpers.registry import BASE, Registry
 
 
 @pytest.fixture
@@ -133,6 +134,57 @@ def test_a_version_for_another_base_or_another_engine_is_not_served(
     assert find(settings, tmp_path, record.served_name, max_lora_rank=4) is None
     assert find(settings, tmp_path, record.served_name, select="tier=gold") is None
     assert find(settings, tmp_path, record.served_name, max_lora_rank=8)
+
+
+def test_an_engine_on_another_base_is_given_nothing(
+    registry: StoringRegistry,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """That is logged once; once somebody says that it is the same base, or that any is right, adapters are served."""
+    base = make_base(name=BASE).model_copy(update={"source": "hf://acme/llama@abc"})
+    registry.catalog.add_base(base)
+    record = registry.publish_version()
+    monkeypatch.setattr(lookup_module, "COMPARE_BASES_S", 0.0)
+    monkeypatch.setattr(lookup_module, "UNKNOWN_FOR_S", 0.0)
+
+    async def test(lookup: NameLookup) -> None:
+        for _ in range(3):
+            assert await lookup.find(record.served_name, told_base="acme/llama-instruct") is None
+        assert await lookup.find(record.served_name, told_base="acme/llama")
+        assert await lookup.find(record.served_name, told_base="acme/llama")
+
+    run(make_lookup(settings, tmp_path), test)
+    (said,) = [each.message for each in caplog.records if "acme/llama-instruct" in each.message]
+    assert "no adapter of the registry is served here" in said
+
+    async def test_renamed(lookup: NameLookup) -> None:
+        assert await lookup.find(record.served_name, told_base="mirror/llama") is None
+        registry.catalog.add_base(base.model_copy(update={"also_known_as": ("mirror/llama",)}))
+        assert await lookup.find(record.served_name, told_base="mirror/llama")
+
+    run(make_lookup(settings, tmp_path), test_renamed)
+
+    async def test_any(lookup: NameLookup) -> None:
+        assert await lookup.find(record.served_name, told_base="acme/llama-instruct")
+
+    run(make_lookup(settings, tmp_path, any_base=True), test_any)
+
+
+def test_bases_are_not_compared_while_redis_is_away(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """What the cache was given for this base before goes on being served."""
+    registry.catalog.add_base(make_base(name=BASE).model_copy(update={"source": "hf://acme/llama@abc"}))
+    record = registry.publish_version()
+    assert find(settings, tmp_path, record.served_name)
+
+    async def test(lookup: NameLookup) -> None:
+        assert await lookup.find(record.served_name, told_base="acme/llama")
+
+    run(make_lookup(away(settings), tmp_path), test)
 
 
 def test_nothing_that_goes_wrong_gets_out(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lora_registry.lifecycle import Lifecycle
 from lora_registry.marks import Marks
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
+from lora_registry.open_promotions import OpenPromotions
 from lora_registry.promotion import Promotions
 from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
@@ -136,7 +137,8 @@ def test_a_promotion_goes_back_by_itself_and_may_be_repeated_at_once(
     options = [make_options(tmp_path / name, node_id=name) for name in ("node-1", "node-2")]
     picky = PickyDirectory(options[1])
     picky.refuses.add("support-bot.v2")
-    promotions = Promotions(Lifecycle(registry.client, settings), Rollouts(registry.client, settings))
+    client = registry.client
+    promotions = Promotions(Lifecycle(client, settings), Rollouts(client, settings), OpenPromotions(client, settings))
     with running_agent(options[0], settings), running_agent(options[1], settings, driver=picky):
         old = registry.publish_version(follow="manual")
         new = registry.publish_version(content="two", follow="manual")

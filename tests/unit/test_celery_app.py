@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
-from lora_workers.celery_app import make_app, send_wake_ups, task_name
+from lora_workers.celery_app import PROMOTIONS_TASK, make_app, send_wake_ups, task_name, wake_for_promotions
 from lora_workers.tasks import Station, register_tasks
 
 SETTINGS = Settings(broker_url="memory://", stage_time_limit_s=100)
@@ -32,6 +32,10 @@ class CountingStation(Station):
         """Note it."""
         self.ran.append(stage)
         return 3
+
+    def settle_promotions(self) -> int:
+        """Say how many."""
+        return 7
 
 
 def messages(app: Any, stage: Stage) -> list[Any]:
@@ -55,6 +59,17 @@ def test_a_message_holds_the_name_of_the_stage_and_nothing_else() -> None:
     assert message.headers["task"] == task_name(Stage.RESOLVE) == "lora_registry.resolve"
     assert message.content_type == "application/json"
     assert not any(message.headers.get(name) for name in ("group", "chord", "stamps", "eta", "expires"))
+
+
+def test_those_that_publish_are_woken_for_promotions() -> None:
+    """One message of no content in their queue, for a task that every worker knows."""
+    app = make_app(SETTINGS)
+    wake_for_promotions(app)
+    (message,) = messages(app, Stage.PUBLISH)
+    assert json.loads(message.body)[:2] == [[], {}]
+    register_tasks(app, CountingStation())
+    assert message.headers["task"] == PROMOTIONS_TASK
+    assert app.tasks[PROMOTIONS_TASK]() == 7
 
 
 @pytest.mark.parametrize("stage", ORDER)

@@ -16,6 +16,8 @@ from tests.helpers.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
+SOURCES = {"PYTHONPATH": os.pathsep.join(str(ROOT / each) for each in ("pipeline", "workers"))}
+"""vLLM's environment knows the plug-in from wherever it was installed; what runs is the code of this checkout."""
 _START_TIMEOUT_S = 240.0
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -79,7 +81,7 @@ class VllmServer:
         }
         usual = [part for option in options.items() for part in option]
         switches = ["--enforce-eager", "--enable-lora"]
-        environment = _ENVIRONMENT | {"PYTHONPATH": ""} | self._environment
+        environment = _ENVIRONMENT | SOURCES | self._environment
         with self.log.open("ab") as log:
             command = [VLLM, "serve", self._base, *usual, *switches, *self._arguments]
             self._process = processes.start(command, environment=environment, log=log)

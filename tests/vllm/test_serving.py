@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +13,22 @@ from lora_registry.artifacts import WEIGHTS_FILE
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
+from lora_workers import installation
 from tests.helpers.node_stand import damage
 from tests.helpers.waiting import wait_until
 from tests.vllm.asking import (
     TOKENS,
+    acks_of_the_agent,
     check_answer,
     publish,
     wait_for_ack,
     wait_for_version,
 )
 from tests.vllm.conftest import Stand
-from tests.vllm.models import LONG_PROMPT, PROMPT, Reference, train_adapter, vary
+from tests.vllm.models import BASE_NAME, LONG_PROMPT, PROMPT, Reference, train_adapter, vary
 from tests.vllm.node import Node
-from tests.vllm.server import VLLM
-from tests.vllm.traffic import traffic
+from tests.vllm.server import SOURCES, VLLM, environment_of_a_node
+from tests.vllm.traffic import Answered, traffic
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -140,23 +143,38 @@ def test_a_damaged_cache_is_mended_under_a_running_engine(stand: Stand, trained:
     check_answer(stand.bare, "first-bot.v1", trained["bravo"].reference)
 
 
-def test_redis_away(stand: Stand, trained: dict[str, Trained]) -> None:
-    """What is loaded goes on serving, the plug-in answers for names it knows, and the agent catches up afterwards."""
+def test_redis_away_for_a_minute(stand: Stand, trained: dict[str, Trained]) -> None:
+    """What is loaded goes on serving, the plug-in answers for names it knows, and the agent catches up afterwards.
+
+    Requests go to both nodes all the while, and every answer is right; three times the plug-in has to resolve again.
+    """
+    bravo, prompts = trained["bravo"].reference, (PROMPT, LONG_PROMPT)
+    check_answer(stand.resolving, "first-bot", bravo)  # loaded, whatever was asked for before
     stand.valkey.stop()
+    since, at_resolving = time.monotonic(), list[Answered]()
     try:
-        check_answer(stand.bare, "first-bot.v1", trained["bravo"].reference)
-        check_answer(stand.resolving, "first-bot", trained["bravo"].reference)
-        unloaded = stand.resolving.http.post("/v1/unload_lora_adapter", json={"lora_name": "first-bot.v1"})
-        assert unloaded.status_code == 200
-        check_answer(stand.resolving, "first-bot", trained["bravo"].reference)  # resolved again, from the cache
-        assert stand.resolving.complete("never-heard-of.v1", PROMPT).status_code == 404
+        with traffic(stand.bare, ("first-bot.v1",), prompts, clients=1) as at_bare:
+            for moment_s in (20, 40, 60):
+                unloaded = stand.resolving.http.post("/v1/unload_lora_adapter", json={"lora_name": "first-bot.v1"})
+                assert unloaded.status_code == 200
+                check_answer(stand.resolving, "first-bot", bravo)  # resolved again, from the cache
+                with traffic(stand.resolving, ("first-bot", "first-bot.v1"), prompts, clients=1) as seen:
+                    seen.wait_until_after(since + moment_s)
+                at_resolving += seen.answers
+                assert stand.resolving.complete("never-heard-of.v1", PROMPT).status_code == 404
     finally:
         stand.valkey.start()
+    expected = {prompt: bravo.answer(prompt, tokens=TOKENS)[0] for prompt in prompts}
+    for each in [*at_bare.answers, *at_resolving]:
+        assert (each.status, each.text) == (200, expected[each.prompt]), each
+    assert {each.alias for each in at_resolving} == {"first-bot", "first-bot.v1"}
+
     stand.stack.wait_until(lambda: stand.stack.registry.client.ping(), what="the server back")
     served_name = publish(stand, "after-bot", trained["delta"].path)
     wait_for_ack(stand, served_name, NodeState.ROUTABLE)
     check_answer(stand.bare, served_name, trained["delta"].reference)
     wait_for_version(stand.resolving, "after-bot", served_name)
+    assert acks_of_the_agent(stand, "first-bot.v1")[stand.agent.node_id].state is NodeState.ROUTABLE
 
 
 def test_an_engine_that_restarts_gets_its_adapters_back(stand: Stand, trained: dict[str, Trained]) -> None:
@@ -213,3 +231,39 @@ def test_requests_inside_the_process_carry_the_registrys_number() -> None:
         [VLLM.parent / "python", "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert result.stdout.split() == ["LoRARequest", "bot.v3", "7001", "/cache/x"], result.stderr
+
+
+def test_a_vllm_on_another_base_is_given_nothing(stand: Stand, tmp_path: Path) -> None:
+    """The resolver inside vLLM hears which model it was started with, and compares."""
+    code = (
+        "import asyncio\n"
+        "from vllm.lora.resolver import LoRAResolverRegistry\n"
+        "from lora_workers.node.vllm_plugin import NAME, register\n"
+        "register()\n"
+        "resolver = LoRAResolverRegistry.get_resolver(NAME)\n"
+        "async def ask():\n"
+        "    for base in ('acme/tiny', 'acme/other', '/models/any'):\n"
+        "        found = await resolver.resolve_lora(base, 'first-bot.v1')\n"
+        "        print('found', base, found and found.lora_name)\n"
+        "        resolver._lookup._compare_bases_at = 0\n"
+        "        resolver._lookup._unknown.clear()\n"
+        "asyncio.run(ask())\n"
+    )
+    environment = environment_of_a_node(
+        installation.environment_of(stand.stack.settings), base=BASE_NAME, cache=str(tmp_path / "cache")
+    )
+    result = subprocess.run(
+        [VLLM.parent / "python", "-c", code],
+        env=environment | SOURCES,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    found = [line for line in result.stdout.splitlines() if line.startswith("found ")]
+    assert found == [
+        "found acme/tiny first-bot.v1",
+        "found acme/other None",
+        "found /models/any first-bot.v1",
+    ], result.stdout + result.stderr
+    assert "It serves acme/other, not acme/tiny." in result.stderr

@@ -12,8 +12,6 @@ from tests.helpers.waiting import wait_until
 from tests.vllm.asking import HEADER, TOKENS, stream
 from tests.vllm.server import VllmServer
 
-_CLIENTS = 4
-
 
 @dataclass(frozen=True)
 class Answered:
@@ -42,12 +40,16 @@ class Traffic:
 
         wait_until(enough, what=f"{count} answers for {alias} by {served_name}", timeout_s=timeout_s)
 
+    def wait_until_after(self, at: float) -> None:
+        """Wait until answers come at a time, by `time.monotonic()`."""
+        wait_until(lambda: self.answers and self.answers[-1].at > at, what="answers at that time", timeout_s=180)
+
 
 @contextmanager
 def traffic(
     server: VllmServer, aliases: Sequence[str], prompts: Sequence[str], *, clients: int = 4
 ) -> Iterator[Traffic]:
-    """Clients that ask one thing after another, every other one as a stream."""
+    """Clients that ask one thing after another, every other time as a stream."""
     seen = Traffic()
     ends = threading.Event()
 
@@ -64,7 +66,7 @@ def traffic(
                 text = response.json()["choices"][0]["text"] if status == 200 else response.text
             seen.answers.append(Answered(alias, prompt, status, served_name, text, time.monotonic()))
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(_CLIENTS)]
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     try:

@@ -19,6 +19,8 @@ from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
 
 TASK_PREFIX = "lora_registry."
+PROMOTIONS_TASK = f"{TASK_PREFIX}promotions"
+"""Name of the task that decides promotions whose promoter is gone; those do it that publish."""
 
 
 class StageApp(Celery):  # type: ignore[misc] # celery has no types
@@ -69,6 +71,16 @@ def send_wake_ups(app: Celery, stage: Stage, count: int) -> None:
     with app.producer_pool.acquire(block=True, timeout=10) as producer:
         for _ in range(count):
             app.send_task(task_name(stage), queue=stage.value, producer=producer)
+
+
+def wake_for_promotions(app: Celery) -> None:
+    """Have a publish worker look at the promotions whose promoter is gone.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker is out of reach.
+    """
+    with app.producer_pool.acquire(block=True, timeout=10) as producer:
+        app.send_task(PROMOTIONS_TASK, queue=Stage.PUBLISH.value, producer=producer)
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from celery import Celery
 
@@ -18,9 +19,10 @@ from lora_registry.errors import RedisUnavailable
 from lora_registry.hook_events import PendingEvents
 from lora_registry.inbox import Inbox, admit
 from lora_registry.ledger import Ledger
+from lora_registry.open_promotions import OpenPromotions
 from lora_registry.settings import Settings
 from lora_registry.stages import ORDER, Stage
-from lora_workers.celery_app import make_app, send_wake_ups
+from lora_workers.celery_app import make_app, send_wake_ups, wake_for_promotions
 
 _RETRY_S = 0.2
 _TAKE_OVER_IDLE_S = 5.0
@@ -41,6 +43,7 @@ class Dispatcher:
         self._inbox = Inbox(self._client, settings)
         self._pending = PendingEvents(self._client, settings)
         self._ledger = Ledger(self._client, settings)
+        self._promotions = OpenPromotions(self._client, settings)
         self._app = app or make_app(settings)
         self._consumer = f"{socket.gethostname()}:{os.getpid()}"
         self._next_sweep = 0.0
@@ -81,7 +84,7 @@ class Dispatcher:
         return len(entries)
 
     def _sweep(self) -> list[tuple[str, dict[str, str]]]:
-        """Admit a new server, wake stages whose wake-ups were lost, accept what hooks ask for, take over events."""
+        """Admit a new server, wake for what was lost, accept what hooks ask for, take over events."""
         is_new, generation = admit(self._client, self._settings)
         if is_new:
             logger.warning("admitted a new server; generation %s", generation)
@@ -90,13 +93,18 @@ class Dispatcher:
         self._wake(Stage.PUBLISH, passed)
         for stage in ORDER:
             self._wake(stage, self._ledger.sweep(stage))
+        if self._promotions.wake_ups():
+            self._send(lambda: wake_for_promotions(self._app), what="promotions")
         self._pending.release(self._inbox)
         return self._inbox.take_over(self._consumer, idle_s=_TAKE_OVER_IDLE_S)
 
     def _wake(self, stage: Stage, count: int) -> None:
-        if not count:
-            return
+        if count:
+            self._send(lambda: send_wake_ups(self._app, stage, count), what=stage)
+
+    @staticmethod
+    def _send(send: Callable[[], None], *, what: str) -> None:
         try:
-            send_wake_ups(self._app, stage, count)
+            send()
         except Exception as error:  # noqa: BLE001 - whatever it is: a later sweep sends them again
-            logger.warning("could not wake %s: %s", stage, error)
+            logger.warning("could not wake %s: %s", what, error)

@@ -20,8 +20,12 @@ from lora_registry.engine_profiles import find_profiles
 from lora_registry.errors import ProcessUnfit
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease, Ledger
+from lora_registry.lifecycle import Lifecycle
 from lora_registry.numeric_report import NumericPass, StartNumericPass
+from lora_registry.open_promotions import OpenPromotions
 from lora_registry.policies import Policies
+from lora_registry.promotion import Promotions
+from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
 from lora_registry.stages.allocate import allocate
@@ -31,7 +35,7 @@ from lora_registry.stages.resolve import resolve
 from lora_registry.stages.validate import validate
 from lora_registry.work import Perform, work
 from lora_workers.artifact_store import open_artifact_store
-from lora_workers.celery_app import child_number, make_app, send_wake_ups, task_name
+from lora_workers.celery_app import PROMOTIONS_TASK, child_number, make_app, send_wake_ups, task_name
 from lora_workers.credentials import Credentials
 from lora_workers.linear_patterns import linear_time_patterns
 from lora_workers.logs import log_to_stderr
@@ -73,6 +77,16 @@ class Station:
         except ProcessUnfit as error:
             logger.error("%s: this process ends, to be replaced: %s", stage, error)
             os._exit(_UNFIT)  # nothing is lost: what failed is recorded, and the sweep wakes the stage again
+
+    def settle_promotions(self) -> int:
+        """Decide the promotions whose promoter is gone; returns how many."""
+        settings = self._settings
+        lifecycle, rollouts = Lifecycle(self._client, settings), Rollouts(self._client, settings)
+        promotions = Promotions(lifecycle, rollouts, OpenPromotions(self._client, settings))
+        decided = promotions.settle(by=f"worker {self._owner}")
+        for each in decided:
+            logger.warning("whoever promoted is gone; %s", each)
+        return len(decided)
 
     @cached_property
     def _perform(self) -> dict[Stage, Perform]:
@@ -144,7 +158,7 @@ class Station:
 
 
 def register_tasks(app: Celery, station: Station) -> None:
-    """Register one task for each stage with `app`."""
+    """Register one task for each stage with `app`, and the one for promotions."""
 
     def task_of(stage: Stage) -> Callable[[], int]:
         def run_stage() -> int:
@@ -155,6 +169,11 @@ def register_tasks(app: Celery, station: Station) -> None:
     for stage in Stage:
         # Not shared: Celery would add this app's tasks to every app that is made later.
         app.task(task_of(stage), name=task_name(stage), shared=False)
+
+    def settle_promotions() -> int:
+        return station.settle_promotions()
+
+    app.task(settle_promotions, name=PROMOTIONS_TASK, shared=False)
 
 
 def rebuild_app(settings_json: str, log_level: int) -> Celery:

@@ -8,8 +8,8 @@
 -- Atomic: record, alias, log entries, PUBLISH and outcome happen together or not at all.
 -- The rule of the adapter's own alias: bytes equal to its target's (or to the head's, where people moved it) change
 -- nothing; else only an event accepted later than every one that has decided so far moves it, and a pinned or manual
--- alias is moved by nobody. Of the older versions those go that are over the number to keep, unless an alias, the head
--- or a direction holds them.
+-- alias is moved by nobody. Of the older versions those go that are over the number to keep, unless an alias, the head,
+-- an open promotion or a direction holds them.
 local generation, offset = admitted(ARGV[1] .. ':server')
 if not generation then
   return {'not-admitted'}
@@ -123,6 +123,7 @@ if keep > 0 then
   if over > 0 then
     local pointed_at = aliases_by_version(prefix, base, adapter)
     pointed_at[redis.call('HGET', KEYS[2], 'head_version')] = {}
+    add_earlier(prefix, adapter, pointed_at)
     -- All of those over, or as many as a publish can be kept waiting for: the next one takes the rest.
     for _, number in ipairs(redis.call('ZRANGE', numbers, 0, math.min(over, 200) - 1)) do
       if not pointed_at[number] and not is_directed(prefix, base, adapter .. '.v' .. number, now) then

@@ -3,6 +3,7 @@
 -- KEYS  1 adapter  2 aliases of the base
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 alias  6 version expected now: '' for any  7 log length
 --       8 who  9 how  10 for how many s the history is kept
+--       11 token of the open promotion that is taken back by this, '' for none
 -- Returns {'removed', version}, {'conflict', current}, {'unknown'} or {'not-admitted'}.
 -- Atomic: of several movers that expect the same version, one wins.
 local generation = admitted(ARGV[1] .. ':server')
@@ -14,7 +15,7 @@ local current = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+)')
 if not current then
   return {'unknown'}
 end
-if ARGV[6] ~= '' and ARGV[6] ~= current then
+if ARGV[11] ~= '' and not is_open(ARGV[1], field, ARGV[11]) or ARGV[6] ~= '' and ARGV[6] ~= current then
   return {'conflict', current}
 end
 redis.call('HDEL', KEYS[2], field)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Final
 import redis.asyncio
 
 from lora_registry.artifacts import Manifest
+from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import VersionRecord
 from lora_registry.connection import connect_async, redis_errors
 from lora_registry.errors import RedisUnavailable
@@ -29,11 +31,14 @@ from lora_workers.node.aliases import is_served_name
 from lora_workers.node.cache import Cache, Origin
 from lora_workers.node.judging import refusal
 from lora_workers.node.options import NodeOptions
+from lora_workers.node.same_base import why_another_base
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN_FOR_S: Final = 1.0
 """So long a name stays unknown without being asked for again: a name that is published later is found soon."""
+COMPARE_BASES_S: Final = 10.0
+"""So often it is looked whether somebody told the registry of the base model, or the engine's name for it."""
 _MOST_UNKNOWN: Final = 10_000
 _REDIS_TIMEOUT_S: Final = 2.0
 
@@ -85,14 +90,22 @@ class NameLookup:
         self._origin = LazyOrigin(settings)
         self._redis: redis.asyncio.Redis | None = None
         self._redis_away_until = 0.0
+        self._any_base = options.any_base
+        self._other_base = ""
+        self._compare_bases_at = 0.0
         self._unknown: dict[str, float] = {}
 
-    async def find(self, served_name: str) -> Found | None:
-        """What the name stands for, its files verified on this machine; None if it is not to be served here."""
+    async def find(self, served_name: str, *, told_base: str = "") -> Found | None:
+        """What the name stands for, its files verified on this machine; None if it is not to be served here.
+
+        Args:
+            served_name: the name.
+            told_base: name or path of the base model that the engine was started with; empty: not known.
+        """
         try:
             if not is_served_name(served_name) or self._is_unknown(served_name):
                 return None
-            found = await self._find(served_name)
+            found = None if await self._is_other_base(told_base) else await self._find(served_name)
         except Exception:  # whatever it is, it must not end the engine's request in its own words
             logger.exception("looking up %s", served_name)
             found = None
@@ -118,11 +131,30 @@ class NameLookup:
             await asyncio.to_thread(self._cache.remember, record)
         return Found(record, self._cache.path(record.digest))
 
+    async def _is_other_base(self, told: str) -> bool:
+        """Whether the engine serves another base model; asked again until it is the same, now and then.
+
+        While Redis is away nobody can tell, and the cache holds only what was for this base before.
+        """
+        if self._any_base or time.monotonic() < self._compare_bases_at:
+            return bool(self._other_base)
+        try:
+            stored = await self._ask(self._keys.bases, self._node.base_model)
+        except (RedisUnavailable, TimeoutError) as error:
+            logger.warning("the engine's base model was not compared: %s", error)
+            return bool(self._other_base)
+        why = await asyncio.to_thread(_why_another_base, told, stored) if stored else ""
+        if why and why != self._other_base:
+            logger.error("no adapter of the registry is served here: %s", why)
+        self._other_base = why
+        is_settled = stored and not why
+        self._compare_bases_at = math.inf if is_settled else time.monotonic() + COMPARE_BASES_S
+        return bool(why)
+
     async def _record(self, served_name: str) -> VersionRecord | None:
         try:
             record = await self._ask_registry(served_name)
         except (RedisUnavailable, TimeoutError) as error:
-            self._redis_away_until = time.monotonic() + UNKNOWN_FOR_S
             logger.warning("Redis is away, so the cache counts for %s: %s", served_name, error)
             return await asyncio.to_thread(self._cache.recall, served_name)
         if record is None:
@@ -130,17 +162,30 @@ class NameLookup:
         return record
 
     async def _ask_registry(self, served_name: str) -> VersionRecord | None:
-        if time.monotonic() < self._redis_away_until:
-            raise RedisUnavailable
         reference = parse_reference(served_name)
         field = f"{reference.adapter.qualified}.v{reference.version}"
         key = self._keys.versions(self._node.base_model)
-        with redis_errors():
-            if self._redis is None:
-                self._redis = connect_async(self._settings.redis_url, name="lora-plugin")
-            async with asyncio.timeout(_REDIS_TIMEOUT_S):
-                stored = await self._redis.hget(key, field)
+        stored = await self._ask(key, field)
         return VersionRecord.model_validate_json(stored) if stored else None
+
+    async def _ask(self, key: str, field: str) -> str | None:
+        """Ask Redis for a field of a hash; for a second after it was away it counts as away.
+
+        Raises:
+            RedisUnavailable: it is out of reach. TimeoutError: it does not answer.
+        """
+        if time.monotonic() < self._redis_away_until:
+            raise RedisUnavailable
+        try:
+            with redis_errors():
+                if self._redis is None:
+                    self._redis = connect_async(self._settings.redis_url, name="lora-plugin")
+                async with asyncio.timeout(_REDIS_TIMEOUT_S):
+                    stored = await self._redis.hget(key, field)
+                    return None if stored is None else str(stored)
+        except (RedisUnavailable, TimeoutError):
+            self._redis_away_until = time.monotonic() + UNKNOWN_FOR_S
+            raise
 
     def _is_unknown(self, served_name: str) -> bool:
         return self._unknown.get(served_name, 0.0) > time.monotonic()
@@ -149,3 +194,7 @@ class NameLookup:
         if len(self._unknown) >= _MOST_UNKNOWN:
             self._unknown.clear()
         self._unknown[served_name] = time.monotonic() + UNKNOWN_FOR_S
+
+
+def _why_another_base(told: str, stored: str) -> str:
+    return why_another_base(told, BaseProfile.model_validate_json(stored))

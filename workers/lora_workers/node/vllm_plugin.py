@@ -75,9 +75,9 @@ def _make_resolver() -> Any:
         def __init__(self) -> None:
             self._lookup = make_lookup()
 
-        async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:  # noqa: ARG002 - a path
+        async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
             """The adapter of a served name; None if it is none of this base model."""
-            found = await self._lookup.find(lora_name)
+            found = await self._lookup.find(lora_name, told_base=base_model_name)
             return to_lora_request(found.record, found.path) if found else None
 
     return RegistryResolver()

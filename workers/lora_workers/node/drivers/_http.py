@@ -85,7 +85,7 @@ class EngineHttp:
         try:
             return parse_model_list(answer)
         except ValueError as error:
-            raise unexpected("/v1/models", str(error)) from error
+            raise unexpected("/v1/models", f"oddly: {error}") from error
 
     def answers(self, body: dict[str, Any], *, path: str = "/v1/completions") -> httpx.Response:
         """The answer to a request for one token."""

@@ -64,7 +64,7 @@ class VllmDriver:
         try:
             running, waiting, _ = max(lines, key=lambda line: float(line[2]), default=("", "", ""))
         except ValueError as error:
-            raise unexpected("/metrics", str(error)) from error
+            raise unexpected("/metrics", f"oddly: {error}") from error
         return frozenset(name for name in f"{running},{waiting}".split(",") if name)
 
     def load(self, served_name: str, path: str) -> None:

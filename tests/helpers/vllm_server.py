@@ -1,6 +1,7 @@
 """Stands in for vLLM, which takes a minute to start: its HTTP answers, and its known faults, over real HTTP.
 
-Source: vLLM 0.32.0, vllm/entrypoints/openai/models/serving.py and api_router.py, and answers seen on a running server.
+Source: vLLM 0.32.0, vllm/entrypoints/openai/models/serving.py and api_router.py, vllm/v1/metrics/loggers.py (a line
+for each set of adapters that ever ran together), and answers seen on a running server.
 It reads the files as vLLM does when they are loaded, and computes no model: an adapter moves each log-probability by
 what its lora_B tensors add up to, and so not at all if they are zero.
 
@@ -13,8 +14,10 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -42,7 +45,9 @@ class VllmServer:
         loaded: adapters by name, with their paths.
         most_loaded: the most that were loaded at one time.
         calls: `(path, model or adapter)` of what was asked for, in order.
-        let_answer: requests for adapters wait for it.
+        let_answer: requests for adapters wait for it; meanwhile they run.
+        max_loras: adapters that run in one step.
+        version: what it says that it is.
     """
 
     max_lora_rank: int = 16
@@ -54,7 +59,11 @@ class VllmServer:
     most_loaded: int = 0
     calls: list[tuple[str, str]] = field(default_factory=list)
     let_answer: threading.Event = field(default_factory=threading.Event)
+    max_loras: int = 16
+    version: str = "0.32.0"
     url: str = ""
+    _running: Counter[str] = field(default_factory=Counter)
+    _ran_at: dict[str, float] = field(default_factory=dict)
     _effects: dict[str, float] = field(default_factory=dict)
     _spoiled: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,13 +77,22 @@ class VllmServer:
         about = body.get("lora_name") or body.get("model", "")
         self.calls.append((path, about))
         if path == "/v1/completions" and about != "base":
-            self.let_answer.wait(60)
+            with self._run(about):
+                self.let_answer.wait(60)
+                return self._answer(path, about, body)
+        return self._answer(path, about, body)
+
+    def _answer(self, path: str, about: str, body: dict[str, Any]) -> Answer:
         with self._lock:
             if not self.healthy:
                 return 503, _error("EngineCore encountered an issue")
             match path:
                 case "/health":
                     return 200, ""
+                case "/version":
+                    return 200, {"version": self.version}
+                case "/metrics":
+                    return 200, self._metrics()
                 case "/v1/models":
                     return 200, {"object": "list", "data": self._cards()}
                 case "/v1/load_lora_adapter":
@@ -84,6 +102,29 @@ class VllmServer:
                 case "/v1/completions":
                     return self._complete(about, body)
         return 404, {"detail": "Not Found"}
+
+    @contextmanager
+    def _run(self, name: str) -> Iterator[None]:
+        """A request of an adapter runs, if it is loaded."""
+        running = [name] if name in self.loaded else []
+        self._note(self._running.update, running)
+        try:
+            yield
+        finally:
+            self._note(self._running.subtract, running)
+
+    def _note(self, change: Callable[[list[str]], None], names: list[str]) -> None:
+        with self._lock:
+            change(names)
+            self._ran_at[",".join(sorted((+self._running).keys()))] = time.time()
+
+    def _metrics(self) -> str:
+        kind = "vllm:lora_requests_info"
+        lines = [f"# HELP {kind} Running stats on lora requests.", f"# TYPE {kind} gauge"]
+        for running, at in self._ran_at.items():
+            labels = f'max_lora="{self.max_loras}",running_lora_adapters="{running}",waiting_lora_adapters=""'
+            lines.append(f"{kind}{{{labels}}} {at:.16e}")
+        return "".join(f"{line}\n" for line in lines)
 
     def _cards(self) -> list[dict[str, Any]]:
         adapters = [{"id": name, "root": path, "parent": "base"} for name, path in self.loaded.items()]

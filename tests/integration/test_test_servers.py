@@ -1,8 +1,9 @@
-"""The servers that stand for S3 and the Hub behave, towards the real client libraries, as those do."""
+"""The servers that stand for S3, the Hub and vLLM behave, towards the real clients of theirs, as those do."""
 
 from __future__ import annotations
 
 import secrets
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from lora_workers.node.drivers import open_driver
+from tests.helpers.adapters_on_disk import copy_adapter
 from tests.helpers.hub_server import TOKEN, HubServer
 from tests.helpers.s3_server import UNVERSIONED, VERSIONED, S3Server
+from tests.helpers.vllm_server import vllm_server
+from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture
@@ -112,3 +117,21 @@ def test_rate_limits_and_fresh_commits_pass(hub_server: HubServer, name: str) ->
         api.model_info(f"team/{name}", revision=sha)
     assert limited.value.response.headers["Retry-After"] == "7"
     assert api.model_info(f"team/{name}", revision=sha).sha == sha
+
+
+def test_vllm_tells_its_version_and_which_adapters_are_running(tmp_path: Path) -> None:
+    """The driver reads both: nothing before the first request, the adapter while one lasts, and nothing after it."""
+    with vllm_server() as server:
+        driver = open_driver("vllm", server.url)
+        told = driver.describe()
+        assert (told.version, told.base) == ("0.32.0", "/models/base")
+        driver.load("bot.v1", str(copy_adapter(tmp_path / "bot")))
+        assert driver.busy() == frozenset()
+        server.let_answer.clear()
+        request = threading.Thread(target=driver.probe, args=("bot.v1",))
+        request.start()
+        wait_until(lambda: driver.busy() == {"bot.v1"}, what="the request in the metrics")
+        server.let_answer.set()
+        request.join()
+        assert driver.busy() == frozenset()
+        driver.close()

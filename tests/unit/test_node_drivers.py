@@ -13,10 +13,25 @@ import pytest
 from lora_registry.errors import Configuration
 from lora_workers.node.drivers import driver_names, open_driver
 from lora_workers.node.drivers._http import EngineHttp
+from lora_workers.node.drivers.sglang import SglangDriver
 from lora_workers.node.drivers.vllm import VllmDriver
 from lora_workers.node.failures import NodeFailure
 
 REFUSED = {"error": {"message": "Call to add_lora method failed: rank 64", "type": "InternalServerError"}}
+
+BASE = {"id": "base", "root": "/models/base", "parent": None}
+ODD_LISTS: list[Any] = [
+    {},
+    [],
+    "<html>",
+    {"data": []},
+    {"data": ["a"]},
+    {"data": [None]},
+    {"data": [BASE, {"root": "x", "parent": "base"}]},
+    {"data": [BASE, {"id": "x", "root": 5, "parent": "base"}]},
+    {"data": [{"id": "x", "root": "/x", "parent": "base"}]},
+]
+RUNNING_LINE = 'vllm:lora_requests_info{{max_lora="2",running_lora_adapters="a.v1",waiting_lora_adapters=""}} {}'
 
 
 class Vllm:
@@ -29,14 +44,17 @@ class Vllm:
     @staticmethod
     def models(**adapters: str) -> dict[str, Any]:
         """`/v1/models` with these adapters."""
-        cards = [{"id": "base", "root": "/models/base", "parent": None}]
+        cards = [BASE]
         cards += [{"id": name, "root": path, "parent": "base"} for name, path in adapters.items()]
         return {"object": "list", "data": cards}
 
     def driver(self) -> VllmDriver:
         """A driver of it."""
-        transport = httpx.MockTransport(self._answer)
-        return VllmDriver(EngineHttp("http://engine", api_key="secret", transport=transport))
+        return VllmDriver(self.http())
+
+    def http(self) -> EngineHttp:
+        """Requests to it."""
+        return EngineHttp("http://engine", api_key="secret", transport=httpx.MockTransport(self._answer))
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == "Bearer secret"
@@ -141,6 +159,63 @@ def test_running_adapters_are_those_of_the_newest_line() -> None:
     assert Vllm().driver().busy() == frozenset()
 
 
+def test_adapters_that_run_in_one_step_are_no_slots() -> None:
+    """vLLM lists any number and keeps in memory what --max-cpu-loras says, which it does not tell."""
+    vllm = Vllm(version=(200, {"version": "0.32.0"}), metrics=(200, RUNNING_LINE.format("1.7e+09")))
+    assert vllm.driver().describe().slots is None
+
+
+@pytest.mark.parametrize(
+    ("call", "path", "answer"),
+    [
+        *((VllmDriver.listed, "v1/models", (200, answer)) for answer in ODD_LISTS),
+        *((VllmDriver.describe, "v1/models", (200, answer)) for answer in ODD_LISTS),
+        (VllmDriver.listed, "v1/models", (401, {"error": "Unauthorized"})),
+        (VllmDriver.describe, "version", (200, [1])),
+        (VllmDriver.describe, "version", (200, {})),
+        (VllmDriver.describe, "version", (200, {"version": 32})),
+        (VllmDriver.describe, "version", (404, "x")),
+        (VllmDriver.busy, "metrics", (500, "x")),
+        (VllmDriver.busy, "metrics", (200, RUNNING_LINE.format("soon"))),
+    ],
+)
+def test_an_odd_answer_is_an_engine_that_is_not_well(
+    call: Callable[[VllmDriver], object], path: str, answer: tuple[int, Any]
+) -> None:
+    """It may pass, and it is never taken for an engine that holds nothing or is at rest."""
+    vllm = Vllm(**{"version": (200, {"version": "0.32.0"}), path: answer})
+    with pytest.raises(NodeFailure) as failed:
+        call(vllm.driver())
+    assert (failed.value.code, failed.value.may_pass) == ("NODE_ENGINE_UNREACHABLE", True)
+    assert f"/{path} answers " in failed.value.message
+
+
+@pytest.mark.parametrize("answer", [[], {}, {"choices": []}, {"choices": [{"logprobs": None}]}, "<html>"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_odd_answer_to_a_prompt_is_a_failed_probe(engine: str, answer: Any) -> None:
+    """The canary check asks again."""
+    vllm = Vllm(**dict.fromkeys(["v1/completions", "generate"], (200, answer)))
+    driver = vllm.driver() if engine == "vllm" else SglangDriver(vllm.http())
+    with pytest.raises(NodeFailure) as failed:
+        driver.answer("bot.v1", "hello", max_tokens=8)
+    assert (failed.value.code, failed.value.may_pass) == ("NODE_PROBE_FAILED", True)
+
+
+@pytest.mark.parametrize("modules", [5, "all", {"a": 1}, [1, None], None])
+def test_sglang_that_tells_its_modules_oddly_tells_none(modules: Any) -> None:
+    """Not known is no limit."""
+    told = {"version": "0.5.23", "lora_target_modules": modules, "tp_size": "x", "max_lora_rank": [16]}
+    description = SglangDriver(Vllm(server_info=(200, told)).http()).describe()
+    assert (description.target_modules, description.max_lora_rank) == (None, None)
+
+
+def test_an_answer_that_is_no_object_tells_nothing_of_sglang() -> None:
+    """It is not taken for an engine without limits."""
+    with pytest.raises(NodeFailure) as failed:
+        SglangDriver(Vllm(server_info=(200, [1])).http()).describe()
+    assert (failed.value.code, failed.value.may_pass) == ("NODE_ENGINE_UNREACHABLE", True)
+
+
 @pytest.mark.parametrize("call", [VllmDriver.listed, VllmDriver.describe, VllmDriver.busy])
 def test_an_engine_out_of_reach_may_come_back(call: Callable[[VllmDriver], object]) -> None:
     """No foreign exception gets out."""
@@ -173,8 +248,31 @@ def test_every_file_is_a_driver_and_there_is_no_list_of_them() -> None:
         open_driver("tgi", "http://x")
 
 
-@pytest.mark.parametrize(("engine", "url"), [("vllm", "localhost:8000"), ("sglang", ""), ("directory", "http://x")])
+@pytest.mark.parametrize(
+    ("engine", "url"),
+    [
+        ("vllm", "localhost:8000"),
+        ("sglang", ""),
+        ("directory", "http://x"),
+        ("vllm", "http://[bad"),
+        ("vllm", "http://engine:99999"),
+        ("vllm", "http://engine:-1"),
+        ("vllm", "http://engine:port"),
+        ("vllm", "http://engine:0"),
+        ("sglang", "https://"),
+        ("sglang", "http:///v1"),
+        ("vllm", "http://engine:8000\n"),
+    ],
+)
 def test_a_url_that_a_driver_cannot_use_is_a_configuration_error(engine: str, url: str) -> None:
     """Said at the start, not at the first load."""
     with pytest.raises(Configuration):
         open_driver(engine, url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://engine", "https://engine:8443/vllm/", "http://[::1]:8000", "http://10.0.0.1:1"]
+)
+def test_a_url_of_http_is_taken(url: str) -> None:
+    """With a port or a path of its own, too."""
+    open_driver("vllm", url).close()

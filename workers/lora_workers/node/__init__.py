@@ -17,6 +17,12 @@ vllm_plugin         a LoRAResolver: unknown served names are looked up in the re
 lookup              how they are looked up
 middleware          aliases in requests become served names
 aliases             which served name an alias stands for on this server
-json_model          the `model` field of a request's JSON, rewritten in place
-inner_requests      requests of the middleware's own to vLLM
+alias_moves           when one moves to another version, and what is unloaded then
+leftovers             which adapters are to go: aliases left them, or they were retired
+running_requests    requests run on a name, or an unload has it to itself
+request_model       where a request names its model, and is rewritten in place
+json_model            … in JSON; form_model: in a form with files
+inner_vllm          what the middleware itself asks of vLLM; inner_requests: without a network
+model_list          what engines answer to GET /v1/models, here and in drivers
+asgi                types and moves of ASGI
 """

@@ -46,9 +46,12 @@ class AliasTable:
                 found.setdefault(served_name, set()).add(self._routes[alias])
         return found
 
-    def swap(self, served_name: str) -> None:
-        """The version answers: every alias that is to move to it does."""
-        self._routes |= {alias: wanted for alias, wanted in self._wanted.items() if wanted == served_name}
+    def swap(self, served_name: str) -> set[str]:
+        """The version answers: every alias that is to move to it does. Returns what they stood for."""
+        moved = [alias for alias, wanted in self._wanted.items() if wanted == served_name]
+        left = {self._routes[alias] for alias in moved} - {served_name}
+        self._routes |= dict.fromkeys(moved, served_name)
+        return left
 
     def in_use(self) -> set[str]:
         """Served names that aliases stand for, or are to."""

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-App = Callable[[Scope, Receive, Callable[[Message], Awaitable[None]]], Awaitable[None]]
+from lora_workers.node.asgi import App, Headers, Message, Receive, Scope
 
 
 class InnerApp:
@@ -18,15 +14,13 @@ class InnerApp:
 
     Args:
         app: the application.
-
-    Attributes:
         api_key: bearer token for requests; empty: none.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, *, api_key: str = "") -> None:
         self._app = app
+        self._api_key = api_key
         self._from_server: dict[str, Any] = {}
-        self.api_key = ""
 
     def remember(self, scope: Scope) -> None:
         """Keep what frameworks put into every scope: the application object, the state of its lifespan."""
@@ -37,11 +31,39 @@ class InnerApp:
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
         """Ask the application; returns the status and the body of the answer."""
         raw = b"" if body is None else json.dumps(body).encode()
+        parts = [raw]
+
+        async def receive() -> Message:
+            if parts:
+                return {"type": "http.request", "body": parts.pop(), "more_body": False}
+            await asyncio.Event().wait()  # the client never goes away
+            raise AssertionError
+
+        status, _, answer = await self.collect(self._scope(method, path, len(raw)), receive)
+        return status, answer
+
+    async def collect(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
+        """Pass a request on, and gather the whole answer: status, headers, body."""
+        status = 500
+        headers: Headers = []
+        parts: list[bytes] = []
+
+        async def send(message: Message) -> None:
+            nonlocal status, headers
+            if message["type"] == "http.response.start":
+                status, headers = message["status"], list(message.get("headers", ()))
+            elif message["type"] == "http.response.body":
+                parts.append(message.get("body", b""))
+
+        await self._app(scope, receive, send)
+        return status, headers, b"".join(parts)
+
+    def _scope(self, method: str, path: str, length: int) -> Scope:
         headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-        headers.append((b"content-length", str(len(raw)).encode()))
-        if self.api_key:
-            headers.append((b"authorization", f"Bearer {self.api_key}".encode()))
-        scope = {
+        headers.append((b"content-length", str(length).encode()))
+        if self._api_key:
+            headers.append((b"authorization", f"Bearer {self._api_key}".encode()))
+        return {
             **self._from_server,
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -56,29 +78,3 @@ class InnerApp:
             "client": ("127.0.0.1", 0),
             "server": ("127.0.0.1", 0),
         }
-        parts = [raw]
-
-        async def receive() -> Message:
-            if parts:
-                return {"type": "http.request", "body": parts.pop(), "more_body": False}
-            await asyncio.Event().wait()  # the client never goes away
-            raise AssertionError
-
-        status, _, answer = await self.collect(scope, receive)
-        return status, answer
-
-    async def collect(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Pass a request on, and gather the whole answer: status, headers, body."""
-        status = 500
-        headers: list[tuple[bytes, bytes]] = []
-        parts: list[bytes] = []
-
-        async def send(message: Message) -> None:
-            nonlocal status, headers
-            if message["type"] == "http.response.start":
-                status, headers = message["status"], list(message.get("headers", ()))
-            elif message["type"] == "http.response.body":
-                parts.append(message.get("body", b""))
-
-        await self._app(scope, receive, send)
-        return status, headers, b"".join(parts)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from lora_registry import node_codes as codes
 from lora_registry.errors import Configuration
 from lora_workers.node.failures import NodeFailure
+from lora_workers.node.model_list import ModelList, parse_model_list
 
 _TIMEOUT_S = 10.0
 LOAD_TIMEOUT_S = 120.0
@@ -29,8 +33,7 @@ class EngineHttp:
     """
 
     def __init__(self, url: str, *, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise Configuration(f"engine URL {url[:200]!r} does not begin with http:// or https://")
+        _check_url(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S, transport=transport)
 
@@ -60,10 +63,10 @@ class EngineHttp:
         try:
             answer = response.raise_for_status().json()
         except (httpx.HTTPStatusError, ValueError) as error:
-            raise NodeFailure(
-                codes.NODE_ENGINE_UNREACHABLE, f"{path} answers {words_of(response)}", may_pass=True
-            ) from error
-        return answer if isinstance(answer, dict) else {}
+            raise unexpected(path, words_of(response)) from error
+        if not isinstance(answer, dict):
+            raise unexpected(path, words_of(response))
+        return answer
 
     def is_healthy(self) -> bool:
         """Whether `/health` answers 200."""
@@ -72,36 +75,17 @@ class EngineHttp:
         except NodeFailure:
             return False
 
-    def models(self) -> dict[str, str | None]:
-        """Names → roots of what `/v1/models` lists besides base models.
+    def models(self) -> ModelList:
+        """What `/v1/models` lists.
 
         Raises:
-            NodeFailure: the engine is out of reach.
+            NodeFailure: the engine is out of reach, or answers with no list of models.
         """
-        cards = self.ask("/v1/models").get("data") or ()
-        return {card["id"]: card.get("root") for card in cards if card.get("parent")}
-
-    def base_model(self) -> str:
-        """What the engine calls its base model.
-
-        Raises:
-            NodeFailure: the engine is out of reach.
-        """
-        return str(self._base_card()["id"])
-
-    def base_root(self) -> str:
-        """What the engine was started with as its base model: a name or a path; empty if it does not tell.
-
-        Raises:
-            NodeFailure: the engine is out of reach.
-        """
-        return str(self._base_card().get("root") or "")
-
-    def _base_card(self) -> dict[str, Any]:
-        for card in self.ask("/v1/models").get("data") or ():
-            if not card.get("parent"):
-                return dict(card)
-        raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, "the engine lists no base model", may_pass=True)
+        answer = self.ask("/v1/models")
+        try:
+            return parse_model_list(answer)
+        except ValueError as error:
+            raise unexpected("/v1/models", f"oddly: {error}") from error
 
     def answers(self, body: dict[str, Any], *, path: str = "/v1/completions") -> httpx.Response:
         """The answer to a request for one token."""
@@ -118,6 +102,37 @@ class EngineHttp:
             raise NodeFailure(
                 codes.NODE_ENGINE_UNREACHABLE, f"{path}: {type(error).__name__} {error}", may_pass=True
             ) from error
+
+
+def unexpected(path: str, words: str) -> NodeFailure:
+    """The engine answers what no engine that is well answers."""
+    return NodeFailure(codes.NODE_ENGINE_UNREACHABLE, f"{path} answers {words}", may_pass=True)
+
+
+def _check_url(url: str) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise Configuration(f"engine URL {url[:200]!r} does not begin with http:// or https://")
+    try:
+        host, port = urlsplit(url).hostname, urlsplit(url).port
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise Configuration(f"engine URL {url[:200]!r}: {error}") from error
+    if not host or port == 0:
+        raise Configuration(f"engine URL {url[:200]!r} names no host, or port 0")
+
+
+@contextmanager
+def reading(engine: str, response: httpx.Response) -> Iterator[None]:
+    """Reads an answer to a prompt.
+
+    Raises:
+        NodeFailure: it has another shape.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as error:
+        words = f"{engine} answers {words_of(response)}: {type(error).__name__} {error}"
+        raise NodeFailure(codes.NODE_PROBE_FAILED, words, may_pass=True) from error
 
 
 def as_logprob(told: object) -> float:

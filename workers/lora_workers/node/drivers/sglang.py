@@ -14,7 +14,7 @@ import httpx
 from lora_registry import node_codes as codes
 from lora_registry.stages.canary import Answer
 from lora_workers.node.drivers import EngineDescription
-from lora_workers.node.drivers._http import EngineHttp, as_logprob, words_of
+from lora_workers.node.drivers._http import EngineHttp, as_logprob, reading, words_of
 from lora_workers.node.failures import NodeFailure
 
 _ONE_TOKEN = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
@@ -33,7 +33,7 @@ class SglangDriver:
     def describe(self) -> EngineDescription:
         """See `Driver`. SGLang tells the arguments that it was started with."""
         told = self._http.ask("/server_info" if self._has("/server_info") else "/get_server_info")
-        modules = told.get("lora_target_modules")
+        modules = _words(told.get("lora_target_modules"))
         return EngineDescription(
             "sglang",
             version=str(told.get("version", "")),
@@ -46,7 +46,7 @@ class SglangDriver:
 
     def listed(self) -> dict[str, str | None]:
         """See `Driver`."""
-        return self._http.models()
+        return self._http.models().adapters
 
     def busy(self) -> frozenset[str]:
         """See `Driver`: SGLang waits for running requests by itself when it unloads."""
@@ -89,8 +89,9 @@ class SglangDriver:
         response = self._http.answers(asked | ({"lora_path": served_name} if served_name else {}), path="/generate")
         if response.status_code != httpx.codes.OK:
             raise NodeFailure(codes.NODE_PROBE_FAILED, f"SGLang: {words_of(response)}", may_pass=True)
-        told = response.json()["meta_info"]["output_token_logprobs"]
-        return Answer(tuple(str(each[1]) for each in told), tuple(as_logprob(each[0]) for each in told))
+        with reading("SGLang", response):
+            told = response.json()["meta_info"]["output_token_logprobs"]
+            return Answer(tuple(str(each[1]) for each in told), tuple(as_logprob(each[0]) for each in told))
 
     def close(self) -> None:
         """See `Driver`."""
@@ -114,3 +115,7 @@ def open_driver(url: str, *, api_key: str = "") -> SglangDriver:
 
 def _number(told: Any) -> int | None:
     return told if isinstance(told, int) and told > 0 else None
+
+
+def _words(told: object) -> list[str]:
+    return [each for each in told if isinstance(each, str)] if isinstance(told, list | tuple) else []

@@ -12,7 +12,7 @@ import httpx
 from lora_registry import node_codes as codes
 from lora_registry.stages.canary import Answer
 from lora_workers.node.drivers import EngineDescription
-from lora_workers.node.drivers._http import EngineHttp, as_logprob, words_of
+from lora_workers.node.drivers._http import EngineHttp, as_logprob, reading, unexpected, words_of
 from lora_workers.node.failures import NodeFailure
 
 _RUNNING = re.compile(
@@ -37,19 +37,34 @@ class VllmDriver:
         self._http = http
 
     def describe(self) -> EngineDescription:
-        """See `Driver`. vLLM tells its version and its base model, and no more."""
-        version = str(self._http.ask("/version").get("version", ""))
-        return EngineDescription("vllm", version=version, base=self._http.base_root())
+        """See `Driver`. vLLM tells its version and its base model, and no more.
+
+        The `max_lora` of its metrics are no slots: so many adapters run in one step. It lists any number, keeps the
+        weights of `--max-cpu-loras` (at least as many) in memory, and tells that nowhere. The line is missing until
+        a step has run, too.
+        """
+        version = self._http.ask("/version").get("version")
+        if not isinstance(version, str):
+            raise unexpected("/version", f"no version but {str(version)[:80]}")
+        models = self._http.models()
+        return EngineDescription("vllm", version=version, base=models.bases[models.base] or "")
 
     def listed(self) -> dict[str, str | None]:
         """See `Driver`."""
-        return self._http.models()
+        return self._http.models().adapters
 
     def busy(self) -> frozenset[str]:
-        """See `Driver`: what the newest line of its metrics names."""
+        """See `Driver`: what the newest line of its metrics names. A server without metrics tells nothing."""
         response = self._http.get("/metrics")
-        lines = _RUNNING.findall(response.text) if response.status_code == httpx.codes.OK else []
-        running, waiting, _ = max(lines, key=lambda line: float(line[2]), default=("", "", ""))
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return frozenset()
+        if response.status_code != httpx.codes.OK:
+            raise unexpected("/metrics", words_of(response))
+        lines = _RUNNING.findall(response.text)
+        try:
+            running, waiting, _ = max(lines, key=lambda line: float(line[2]), default=("", "", ""))
+        except ValueError as error:
+            raise unexpected("/metrics", f"oddly: {error}") from error
         return frozenset(name for name in f"{running},{waiting}".split(",") if name)
 
     def load(self, served_name: str, path: str) -> None:
@@ -80,15 +95,16 @@ class VllmDriver:
 
     def answer(self, served_name: str | None, prompt: str, *, max_tokens: int) -> Answer:
         """See `AnsweringDriver`. What is no number cannot be written as JSON, so vLLM answers 400."""
-        model = served_name or self._http.base_model()
+        model = served_name or self._http.models().base
         asked = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 0}
         response = self._http.answers(asked)
         if response.status_code == httpx.codes.BAD_REQUEST and _NO_NUMBERS in response.text:
             return Answer((), ())
         if response.status_code != httpx.codes.OK:
             raise NodeFailure(codes.NODE_PROBE_FAILED, f"vLLM: {words_of(response)}", may_pass=True)
-        told = response.json()["choices"][0]["logprobs"]
-        return Answer(tuple(told["tokens"]), tuple(as_logprob(each) for each in told["token_logprobs"]))
+        with reading("vLLM", response):
+            told = response.json()["choices"][0]["logprobs"]
+            return Answer(tuple(told["tokens"]), tuple(as_logprob(each) for each in told["token_logprobs"]))
 
     def close(self) -> None:
         """See `Driver`."""
@@ -99,7 +115,7 @@ class VllmDriver:
         if not self._http.is_healthy():
             return False
         try:
-            response = self._http.answers({"model": self._http.base_model()} | _ONE_TOKEN)
+            response = self._http.answers({"model": self._http.models().base} | _ONE_TOKEN)
         except NodeFailure:
             return False
         return response.status_code == httpx.codes.OK

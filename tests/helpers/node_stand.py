@@ -43,7 +43,7 @@ class StoringRegistry(Registry):
 
     Attributes:
         padding_bytes: what follows it.
-        announced_at: when the last version began to be published (`time.monotonic`).
+        announced_at: when the last version began to be published, in seconds since 1970-01-01.
     """
 
     padding_bytes = 0
@@ -65,7 +65,7 @@ class StoringRegistry(Registry):
 
     def publish(self, lease: Lease) -> Registration:
         """Run the publish stage on one lease."""
-        self.announced_at = time.monotonic()
+        self.announced_at = time.time()
         return super().publish(lease)
 
     def publish_version(self, name: str = "support-bot", *, content: str = "one", **fields: Any) -> VersionRecord:

@@ -118,6 +118,7 @@ class Agent:
             threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
         while not self._stopping.is_set():
             wait_s = self._step()
+            self._acks.flush()
             self._wake.wait(wait_s)
             self._wake.clear()
         self._fetches.shutdown(wait=False, cancel_futures=True)
@@ -187,7 +188,6 @@ class Agent:
         if self._generation != view.cursor.generation:
             self._generation = view.cursor.generation
             self._acks.say_again()
-        self._acks.flush()
         self._compare_bases()
         situation = self._situation(view, listed)
         for action in plan(situation):
@@ -369,6 +369,8 @@ class Agent:
         return self._view is not None and any(name == each.served_name for each in self._view.versions.values())
 
     def _try(self, name: str, work: Callable[[], None]) -> None:
+        """Ask the engine, which may take long: what came before is told before."""
+        self._acks.flush()
         try:
             work()
         except NodeFailure as failure:

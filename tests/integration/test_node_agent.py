@@ -49,7 +49,7 @@ def test_a_version_comes_to_answer_and_is_acknowledged(
 ) -> None:
     """Published while the node runs: fetched, loaded, read back and routable; the engine's user may read it."""
     options = make_options(tmp_path)
-    with running_agent(options, settings):
+    with running_agent(options, settings.model_copy(update={"heartbeat_s": 0.1})):
         record = registry.publish_version(content="first")
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
 

@@ -22,7 +22,7 @@ from lora_registry.catalog import Catalog, VersionRecord
 from lora_registry.connection import connect
 from lora_registry.errors import NotFound, RedisUnavailable, RegistryError
 from lora_registry.nodes import NodeInfo, NodeRegistry, NodeState
-from lora_registry.selection import parse_selector, wanted_by
+from lora_registry.selection import Wanted, parse_selector, wanted_by
 from lora_registry.settings import Settings
 from lora_registry.subscriber import Subscriber
 from lora_workers.node.acknowledgements import Acknowledgements
@@ -89,6 +89,7 @@ class Agent:
         self._fetched: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
         self._wake, self._stopping, self._beat_now = threading.Event(), threading.Event(), threading.Event()
         self._view: CatalogView | None = None
+        self._wanted: tuple[CatalogView | None, list[Wanted]] = None, []
         self._generation = ""
         self._info: NodeInfo | None = None
         self._base = ""
@@ -148,11 +149,13 @@ class Agent:
         for _ in subscriber.follow():
             if self._stopping.is_set():
                 return
-            self._view = subscriber.view
-            self._wake.set()
+            if self._view is not subscriber.view:  # of what came together the first update has the whole view
+                self._view = subscriber.view
+                self._wake.set()
 
     def _beat(self) -> None:
-        """Heartbeats, from when the node has joined."""
+        """Heartbeats, from when the node has joined. What it holds meanwhile is told by the next one, which is soon
+        against the grace of a garbage collection."""
         while not self._stopping.is_set():
             self._beat_now.wait(self._settings.heartbeat_s)
             self._beat_now.clear()
@@ -241,7 +244,7 @@ class Agent:
 
     def _situation(self, view: CatalogView, listed: dict[str, str | None], *, is_up: bool = True) -> Situation:
         options = self._options
-        wanted = list(wanted_by(self._selector, options.node_id, view, now_s=time.time()))
+        wanted = self._wanted_of(view)
         refused = frozenset(each.record.served_name for each in wanted if self._refusal(each.record)[1])
         slots = self._info.slots if self._info else 0
         wishes = wishes_of(wanted, eager=options.eager, slots=slots, held=listed, refused=refused)
@@ -254,7 +257,7 @@ class Agent:
             wishes=wishes,
             listed=listed,
             ready=frozenset(wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)),
-            path_of=lambda digest: str(self._cache.path(digest)),
+            path_of=self._cache.place,
             is_ours=self._is_ours,
             now=time.monotonic(),
             fetching=frozenset(self._fetching),
@@ -268,6 +271,12 @@ class Agent:
             longest_drain_s=options.drain_s * _LONGEST_DRAIN,
         )
 
+    def _wanted_of(self, view: CatalogView) -> list[Wanted]:
+        """What it is to hold: worked out again when the catalog changed, or a direction may have run out."""
+        if view is not self._wanted[0] or view.directed:
+            self._wanted = view, list(wanted_by(self._selector, self._options.node_id, view, now_s=time.time()))
+        return self._wanted[1]
+
     def _notice_wishes(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
         """Begin anew with what is wanted since now, whatever became of it when it was wanted before."""
         wished = frozenset(wish.name for wish in wishes)
@@ -278,10 +287,7 @@ class Agent:
                 self._acks.say(name, NodeState.SEEN)
         self._wished = wished
         held = {digest for path in listed.values() if (digest := self._cache.digest_at(path))}
-        digests = frozenset({wish.record.digest for wish in wishes} | held)
-        if digests != self._digests:
-            self._digests = digests
-            self._beat_now.set()  # what a node holds is not collected
+        self._digests = frozenset({wish.record.digest for wish in wishes} | held)
 
     def _notice_losses(self, listed: dict[str, str | None]) -> None:
         """What the engine has no more, without having been asked to unload it: it was restarted."""

@@ -35,10 +35,16 @@ class DirectoryDriver:
     def listed(self) -> dict[str, str | None]:
         """See `Driver`."""
         with _directory_errors():
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with os.scandir(self._directory) as entries:
-                links = [entry for entry in entries if entry.is_symlink() and entry.name[0] != "."]
-            return {link.name: os.readlink(link.path) for link in links}  # noqa: PTH115 - at every look, of each
+            try:
+                return self._links()
+            except FileNotFoundError:  # it is made, or a link went meanwhile
+                self._directory.mkdir(parents=True, exist_ok=True)
+                return self._links()
+
+    def _links(self) -> dict[str, str | None]:
+        with os.scandir(self._directory) as entries:
+            links = [entry for entry in entries if entry.is_symlink() and entry.name[0] != "."]
+        return {link.name: os.readlink(link.path) for link in links}  # noqa: PTH115 - at every look, of each
 
     def busy(self) -> frozenset[str]:
         """See `Driver`: nobody knows."""

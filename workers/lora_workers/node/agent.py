@@ -322,9 +322,15 @@ class Agent:
             case Say(name, state):
                 self._say(name, state)
 
+    def _tell_before_waiting(self) -> None:
+        """An engine may take long: whoever looks sees meanwhile how far it is."""
+        if not self._driver.is_at_once:
+            self._acks.flush()
+
     def _load(self, record: VersionRecord, path: str) -> None:
         self._driver.load(record.served_name, path)
         self._acks.say(record.served_name, NodeState.LOADED)
+        self._tell_before_waiting()
         self._confirm(record, path)
 
     def _confirm(self, record: VersionRecord, path: str) -> None:
@@ -375,8 +381,7 @@ class Agent:
         return self._view is not None and any(name == each.served_name for each in self._view.versions.values())
 
     def _try(self, name: str, work: Callable[[], None]) -> None:
-        """Ask the engine, which may take long: what came before is told before."""
-        self._acks.flush()
+        self._tell_before_waiting()
         try:
             work()
         except NodeFailure as failure:

@@ -25,6 +25,8 @@ class DirectoryDriver:
         directory: the directory; made if it is not there.
     """
 
+    is_at_once = True
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()
 

@@ -7,11 +7,9 @@ in plan.py, from the state alone; here it is done. While Redis is away the last 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -29,6 +27,7 @@ from lora_workers.node.acknowledgements import Acknowledgements
 from lora_workers.node.cache import Cache, Origin
 from lora_workers.node.drivers import Driver, EngineDescription
 from lora_workers.node.failures import NodeFailure
+from lora_workers.node.fetches import Fetches
 from lora_workers.node.judging import describe_node, refusal
 from lora_workers.node.options import NodeOptions
 from lora_workers.node.plan import (
@@ -50,7 +49,6 @@ from lora_workers.node.wishes import Wish, wishes_of
 
 logger = logging.getLogger(__name__)
 
-_FETCHES_AT_ONCE: Final = 4
 _BUSY_LOOK_S: Final = 0.5
 _LONGEST_DRAIN: Final = 20
 """So many drain times: then an adapter is unloaded even if requests for it never end."""
@@ -79,15 +77,13 @@ class Agent:
         self._options = options
         self._settings = settings
         self._driver = driver
-        self._origin = origin
         client = connect(settings.redis_url, name="lora-node")
         self._nodes, self._catalog = NodeRegistry(client, settings), Catalog(client, settings)
         self._acks = Acknowledgements(self._nodes, options.node_id)
         self._selector = parse_selector(options.select)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
-        self._fetches = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch")
-        self._fetched: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
-        self._wake, self._stopping, self._beat_now = threading.Event(), threading.Event(), threading.Event()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._fetches = Fetches(self._cache, origin, keep=self._in_use, ring=self._wake.set)
         self._view: CatalogView | None = None
         self._wanted: tuple[CatalogView | None, list[Wanted]] = None, []
         self._generation = ""
@@ -98,7 +94,6 @@ class Agent:
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
-        self._fetching: set[str] = set()
         self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
         self._resting: dict[str, float] = {}
@@ -122,7 +117,7 @@ class Agent:
             self._acks.flush()
             self._wake.wait(wait_s)
             self._wake.clear()
-        self._fetches.shutdown(wait=False, cancel_futures=True)
+        self._fetches.close()
         self._driver.close()
         if self._fatal:
             raise self._fatal
@@ -135,7 +130,6 @@ class Agent:
         """End `run` soon. The engine keeps what it has."""
         self._stopping.set()
         self._wake.set()
-        self._beat_now.set()
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -156,10 +150,8 @@ class Agent:
     def _beat(self) -> None:
         """Heartbeats, from when the node has joined. What it holds meanwhile is told by the next one, which is soon
         against the grace of a garbage collection."""
-        while not self._stopping.is_set():
-            self._beat_now.wait(self._settings.heartbeat_s)
-            self._beat_now.clear()
-            if self._has_joined and not self._stopping.is_set():
+        while not self._stopping.wait(self._settings.heartbeat_s):
+            if self._has_joined:
                 self._heartbeat(fresh=False)
 
     def _heartbeat(self, *, fresh: bool) -> bool:
@@ -260,7 +252,7 @@ class Agent:
             path_of=self._cache.place,
             is_ours=self._is_ours,
             now=time.monotonic(),
-            fetching=frozenset(self._fetching),
+            fetching=self._fetches.digests,
             confirmed=frozenset(self._confirmed),
             resting=dict(self._resting),
             leaving=dict(self._leaving),
@@ -306,7 +298,7 @@ class Agent:
     def _do(self, action: Action) -> None:
         match action:
             case Fetch(record):
-                self._begin_fetch(record)
+                self._fetches.begin(record)
             case Load(record, path):
                 self._try(record.served_name, lambda: self._load(record, path))
             case Confirm(record, path):
@@ -397,25 +389,6 @@ class Agent:
         elif name in self._acks.known:
             self._acks.fail(name, failure)
 
-    # Fetching, in threads of its own: a large artifact delays no other
-
-    def _begin_fetch(self, record: VersionRecord) -> None:
-        self._fetching.add(record.digest)
-        self._fetches.submit(self._fetch, record)
-
-    def _fetch(self, record: VersionRecord) -> None:
-        failure = None
-        try:
-            self._cache.fetch(record.digest, self._origin, keep=self._in_use)
-            self._cache.remember(record)
-        except NodeFailure as error:
-            failure = error
-        except Exception as error:
-            logger.exception("fetching %s", record.served_name)
-            failure = NodeFailure(codes.NODE_FETCH_FAILED, f"{type(error).__name__}: {error}", may_pass=True)
-        self._fetched.put((record, failure))
-        self._wake.set()
-
     def _in_use(self) -> set[str]:
         """Digests that must stay in the cache: what is wanted, and what the engine may read again."""
         try:
@@ -423,12 +396,10 @@ class Agent:
         except NodeFailure:
             return self._cache.digests()  # nobody knows what it has
         held = {f"sha256:{Path(path).name}" for path in listed.values() if path}
-        return held | self._digests | self._fetching
+        return held | self._digests | self._fetches.digests
 
     def _take_fetched(self) -> None:
-        while not self._fetched.empty():
-            record, failure = self._fetched.get()
-            self._fetching.discard(record.digest)
+        for record, failure in self._fetches.done():
             if failure:
                 self._fail(record.served_name, failure)
             elif record.served_name in self._wished and self._acks.state(record.served_name) not in _UP:

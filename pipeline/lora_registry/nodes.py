@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -67,6 +67,9 @@ _AFTER: dict[NodeState, frozenset[NodeState]] = {
     _S.FAILED: frozenset({_S.SEEN, _S.FETCHED, _S.FAILED, _S.SKIPPED, _S.RETIRED}),
     _S.SKIPPED: frozenset({_S.SEEN, _S.FAILED, _S.SKIPPED, _S.RETIRED}),
     _S.RETIRED: frozenset({_S.SEEN, _S.SKIPPED, _S.RETIRED}),
+}
+_STATES_BEFORE = {
+    after: f",{','.join(before for before in NodeState if after in _AFTER[before])}," for after in NodeState
 }
 
 
@@ -134,6 +137,29 @@ class Node:
     since_s: float
     expires_s: float
     artifacts: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a node says of a version.
+
+    Attributes:
+        served_name: the version.
+        state: how far it is.
+        code: what stopped it, if it failed or was skipped; without spaces.
+        reason: the same in words; cut at 500 characters.
+    """
+
+    served_name: str
+    state: NodeState
+    code: str = ""
+    reason: str = ""
+
+    @property
+    def parts(self) -> list[str]:
+        """What the script is told of it."""
+        reason = " ".join(self.reason.split())[:MAX_REASON]
+        return [self.served_name, self.state, self.code or "-", reason, _STATES_BEFORE[self.state]]
 
 
 @dataclass(frozen=True)
@@ -232,28 +258,27 @@ class NodeRegistry:
             Conflict: a version that failed, was skipped or retired is to be seen first; see `may_follow`.
             RedisUnavailable: the server is out of reach.
         """
-        keys = self._keys
-        before = ",".join(each for each in NodeState if may_follow(each, state))
-        answer = scripts.call(
-            self._redis,
-            "ack",
-            keys=[keys.node_acks(node_id), keys.node_retired(node_id)],
-            args=[
-                served_name,
-                state,
-                code or "-",
-                " ".join(reason.split())[:MAX_REASON],
-                f",{before},",
-                self._settings.node_retention_s,
-                MAX_RETIRED,
-                keys.ack_bell(served_name),
-            ],
-        )
-        if answer[0] == "refused":
+        for _, before in self.ack_all(node_id, [Said(served_name, state, code, reason)]):
             raise Conflict(
-                f"{served_name} is {answer[1]} on node {node_id}, and cannot be {state} next",
+                f"{served_name} is {before} on node {node_id}, and cannot be {state} next",
                 remedy="Acknowledge that it is seen, and begin again.",
             )
+
+    def ack_all(self, node_id: str, said: Sequence[Said]) -> list[tuple[Said, str]]:
+        """Say how far the node is with versions, in this order and in one command; see `ack`.
+
+        Returns:
+            What was not taken, and the state before, which it may not follow: the version is to be seen first.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        keys = self._keys
+        args: list[str | int] = [self._settings.node_retention_s, MAX_RETIRED, keys.ack_bell("")]
+        args += [part for each in said for part in each.parts]
+        acks = [keys.node_acks(node_id), keys.node_retired(node_id)]
+        answers = scripts.call(self._redis, "ack", keys=acks, args=args)
+        return [(each, answer) for each, answer in zip(said, answers, strict=True) if answer not in ("ok", "same")]
 
     def nodes(self, base_model: str | None = None) -> list[Node]:
         """Nodes that live, and those that died within `settings.node_retention_s`, by name.

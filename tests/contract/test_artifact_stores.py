@@ -173,6 +173,18 @@ def test_damaged_artifact_is_made_whole_by_the_same_bytes(opened: Opened, name: 
     assert read(opened.store, digest, WEIGHTS_FILE) == weights
 
 
+def test_who_hashes_what_it_reads_needs_no_manifest(opened: Opened) -> None:
+    """Told what the manifest says, a store does not read it again, and checks the size alone."""
+    digest = keep(opened.store)
+    opened.lose(digest, MANIFEST_FILE)
+    expected = digest_of(WEIGHTS)
+    assert b"".join(opened.store.read(digest, WEIGHTS_FILE, expected=expected)) == WEIGHTS
+    other = FileDigest("0" * 64, len(WEIGHTS))
+    assert b"".join(opened.store.read(digest, WEIGHTS_FILE, expected=other)) == WEIGHTS
+    with pytest.raises(ArtifactDamaged, match="bytes"):
+        list(opened.store.read(digest, WEIGHTS_FILE, expected=FileDigest(expected.sha256, len(WEIGHTS) + 1)))
+
+
 def test_manifest_that_is_not_the_digests_is_noticed(opened: Opened) -> None:
     """The digest is checked before anything that the manifest says is believed."""
     digest = keep(opened.store, weights=WEIGHTS[:100])

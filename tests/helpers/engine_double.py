@@ -20,6 +20,8 @@ class EngineDouble:
         running: served names that requests run on.
     """
 
+    is_at_once = False
+
     def __init__(self) -> None:
         self.loaded: dict[str, str] = {}
         self.calls: Counter[str] = Counter()

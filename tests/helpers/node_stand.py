@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import redis
 from lora_registry.artifacts import WEIGHTS_FILE, FileDigest
 from lora_registry.catalog import VersionRecord
 from lora_registry.ledger import Lease
-from lora_registry.nodes import Ack, NodeRegistry, NodeState
+from lora_registry.nodes import Ack, NodeRegistry, NodeState, Said
 from lora_registry.registrations import Registration
 from lora_registry.settings import Settings
 from lora_registry.stages import Stage
@@ -43,7 +43,7 @@ class StoringRegistry(Registry):
 
     Attributes:
         padding_bytes: what follows it.
-        announced_at: when the last version began to be published (`time.monotonic`).
+        announced_at: when the last version began to be published, in seconds since 1970-01-01.
     """
 
     padding_bytes = 0
@@ -65,7 +65,7 @@ class StoringRegistry(Registry):
 
     def publish(self, lease: Lease) -> Registration:
         """Run the publish stage on one lease."""
-        self.announced_at = time.monotonic()
+        self.announced_at = time.time()
         return super().publish(lease)
 
     def publish_version(self, name: str = "support-bot", *, content: str = "one", **fields: Any) -> VersionRecord:
@@ -134,14 +134,15 @@ def running_agent(
 def said_of(served_name: str) -> Iterator[list[NodeState]]:
     """What nodes say of a version meanwhile, in order: the list grows as they say it."""
     said: list[NodeState] = []
-    usual = NodeRegistry.ack
+    usual = NodeRegistry.ack_all
 
-    def ack(self: NodeRegistry, node_id: str, name: str, state: NodeState, *, code: str = "", reason: str = "") -> None:
-        usual(self, node_id, name, state, code=code, reason=reason)
-        if name == served_name:
-            said.append(state)
+    def ack_all(self: NodeRegistry, node_id: str, told: Sequence[Said]) -> list[tuple[Said, str]]:
+        refused = usual(self, node_id, told)
+        taken = [each for each in told if each not in dict(refused)]
+        said.extend(each.state for each in taken if each.served_name == served_name)
+        return refused
 
-    with patch.object(NodeRegistry, "ack", ack):
+    with patch.object(NodeRegistry, "ack_all", ack_all):
         yield said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_a_version_comes_to_answer_and_is_acknowledged(
 ) -> None:
     """Published while the node runs: fetched, loaded, read back and routable; the engine's user may read it."""
     options = make_options(tmp_path)
-    with running_agent(options, settings):
+    with running_agent(options, settings.model_copy(update={"heartbeat_s": 0.1})):
         record = registry.publish_version(content="first")
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
@@ -127,6 +128,41 @@ class PickyDirectory(DirectoryDriver):
         if served_name in self.refuses:
             raise NodeFailure(codes.NODE_ENGINE_REFUSED, "no memory", may_pass=False)
         super().load(served_name, path)
+
+
+class SlowDirectory(DirectoryDriver):
+    """An engine that loads and answers when it is told to."""
+
+    is_at_once = False
+
+    def __init__(self, options: NodeOptions) -> None:
+        super().__init__(Path(options.engine_url))
+        self.may_load, self.may_answer = threading.Event(), threading.Event()
+
+    def load(self, served_name: str, path: str) -> None:
+        """See `Driver`."""
+        assert self.may_load.wait(20)
+        super().load(served_name, path)
+
+    def probe(self, served_name: str) -> None:
+        """See `Driver`."""
+        assert self.may_answer.wait(20)
+        super().probe(served_name)
+
+
+def test_how_far_it_is_can_be_seen_while_the_engine_is_waited_for(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """An engine that takes long to load, and then to answer: the node said what came before."""
+    options = make_options(tmp_path)
+    slow = SlowDirectory(options)
+    with running_agent(options, settings, driver=slow):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.FETCHED)
+        slow.may_load.set()
+        registry.wait_for(record.served_name, NodeState.LOADED)
+        slow.may_answer.set()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
 def test_a_promotion_goes_back_by_itself_and_may_be_repeated_at_once(

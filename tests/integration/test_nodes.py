@@ -9,7 +9,7 @@ import pytest
 from lora_registry import nodes as module
 from lora_registry.connection import open_bell
 from lora_registry.errors import Conflict, NotFound
-from lora_registry.nodes import Ack, NodeRegistry, NodeState
+from lora_registry.nodes import Ack, NodeRegistry, NodeState, Said
 from tests.helpers.nodes import EAGER, LAZY, join, make_info, serve
 from tests.helpers.registry import BASE, Registry, digest_of
 from tests.helpers.waiting import wait_until
@@ -116,6 +116,37 @@ def test_what_stopped_is_not_served_unless_it_begins_again(registry: Registry, s
         assert states(nodes) == {"node-1": stopped}
     serve(nodes, "node-1", V1)
     assert states(nodes) == {"node-1": "routable"}
+
+
+def test_what_came_together_is_one_command_and_each_of_it_is_heard(registry: Registry) -> None:
+    """Steps that several versions passed since the last word: one command, and a ring for each step in their order."""
+    nodes, v2 = join(registry), "support-bot.v2"
+    told = [Said(name, state) for state in EAGER for name in (V1, v2)]
+    with open_bell(registry.client) as bell:
+        bell.psubscribe(registry.keys.ack_bell("*"))
+        wait_until(lambda: registry.client.pubsub_numpat(), what="the subscription")
+        before = calls(registry)["evalsha"]
+        assert nodes.ack_all("node-1", told) == []
+        assert calls(registry)["evalsha"] == before + 1
+        heard: list[tuple[str, str]] = []
+
+        def is_all_heard() -> bool:
+            if message := bell.get_message(timeout=0.1):
+                heard.append((message["channel"].removeprefix(registry.keys.ack_bell("")), message["data"]))
+            return len(heard) == len(told)
+
+        wait_until(is_all_heard, what="all rings")
+    assert heard == [(each.served_name, each.state) for each in told]
+    assert states(nodes) == states(nodes, v2) == {"node-1": "routable"}
+
+
+def test_what_may_not_follow_holds_up_nothing_else(registry: Registry) -> None:
+    """Of several the refused ones come back with the state that they may not follow; the rest is taken."""
+    nodes = join(registry)
+    nodes.ack("node-1", V1, NodeState.FAILED)
+    told = [Said(V1, NodeState.LOADED), Said("support-bot.v2", NodeState.LOADED)]
+    assert nodes.ack_all("node-1", told) == [(told[0], "failed")]
+    assert (states(nodes), states(nodes, "support-bot.v2")) == ({"node-1": "failed"}, {"node-1": "loaded"})
 
 
 def test_failure_keeps_its_code_and_reason(registry: Registry) -> None:

@@ -7,12 +7,13 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.helpers.node_stand import damage, keep_artifact
 from tests.unit.test_node_plan import make_record
 
-from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest
+from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
 from lora_registry.errors import Transient
 from lora_workers.local_artifacts import LocalArtifactStore
 from lora_workers.node.cache import Cache
@@ -36,12 +37,12 @@ class FlakyOrigin:
         """What the artifact consists of."""
         return self._store.manifest(digest)
 
-    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+    def read(self, digest: str, name: str, *, offset: int = 0, expected: FileDigest | None = None) -> Iterator[bytes]:
         """Byte by byte, as a bad line would."""
         if name == WEIGHTS_FILE:
             self.offsets.append(offset)
         left = self._breaks.pop(0) if self._breaks and name == WEIGHTS_FILE else None
-        for chunk in self._store.read(digest, name, offset=offset):
+        for chunk in self._store.read(digest, name, offset=offset, expected=expected):
             for byte in chunk:
                 if left == 0:
                     raise Transient("the line broke")
@@ -100,7 +101,7 @@ def test_other_bytes_than_validated_are_never_kept(store: LocalArtifactStore, tm
     digest = keep_artifact(store, "weights")
 
     class Liar(FlakyOrigin):
-        def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+        def read(self, digest: str, name: str, **_: object) -> Iterator[bytes]:
             yield b"weighty" if name == WEIGHTS_FILE else b'{"r":8}'
 
     cache = Cache(tmp_path / "cache")
@@ -108,6 +109,15 @@ def test_other_bytes_than_validated_are_never_kept(store: LocalArtifactStore, tm
         cache.fetch(digest, Liar(store))
     assert failed.value.code == "NODE_BYTES_DIFFER"
     assert not cache.path(digest).exists()
+
+
+def test_what_a_store_lost_on_its_disk_is_never_kept(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """One wrong bit among as many bytes: the cache hashes what it writes, and says so."""
+    digest = keep_artifact(store, "weights")
+    damage(store.path(digest), {WEIGHTS_FILE: b"weighty"})
+    with pytest.raises(NodeFailure) as failed:
+        Cache(tmp_path / "cache").fetch(digest, store)
+    assert failed.value.code == "NODE_BYTES_DIFFER"
 
 
 @pytest.mark.parametrize(
@@ -222,12 +232,12 @@ def test_two_fetches_at_once_share_the_room(store: LocalArtifactStore, tmp_path:
     cache = Cache(tmp_path / "cache", max_bytes=500)
 
     class Overtaken(FlakyOrigin):
-        def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+        def read(self, digest: str, name: str, **options: Any) -> Iterator[bytes]:
             if name == WEIGHTS_FILE:
                 with pytest.raises(NodeFailure) as failed:
                     cache.fetch(digests[1], store)
                 assert failed.value.code == "NODE_CACHE_FULL"
-            return super().read(digest, name, offset=offset)
+            return super().read(digest, name, **options)
 
     cache.fetch(digests[0], Overtaken(store), keep=lambda: set(digests))
     assert cache.digests() == {digests[0]}

@@ -58,8 +58,15 @@ class Store(Protocol):
             Transient: the store is out of reach.
         """
 
-    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+    def read(self, digest: str, name: str, *, offset: int = 0, expected: FileDigest | None = None) -> Iterator[bytes]:
         """A file of the artifact in chunks, from byte `offset` on. Trust nothing of it before the last chunk is there.
+
+        Args:
+            digest: the artifact.
+            name: the file.
+            offset: where to begin.
+            expected: what the manifest says of the file, from who has read that and hashes the bytes where
+                they come to lie: then the manifest is not read again, and the size alone is checked here.
 
         Raises:
             NotFound: the store has no such artifact.
@@ -114,21 +121,25 @@ def open_artifact_store(settings: Settings) -> Store:
     return ObjectArtifactStore(settings.artifact_store, scratch=settings.scratch, options=options)
 
 
-def verified(chunks: Iterable[bytes], expected: FileDigest, *, offset: int, subject: str) -> Iterator[bytes]:
+def verified(
+    chunks: Iterable[bytes], expected: FileDigest, *, offset: int, subject: str, is_hashed: bool = True
+) -> Iterator[bytes]:
     """Pass chunks on, and fail at their end if they were not what was expected.
 
     Raises:
-        ArtifactDamaged: size or, from offset 0, SHA-256 differ.
+        ArtifactDamaged: size or, from offset 0 and unless the reader hashes them, SHA-256 differ.
     """
+    is_hashed = is_hashed and offset == 0
     sha256, size = hashlib.sha256(), offset
     for chunk in chunks:
         size += len(chunk)
         if size > expected.size_bytes:
             break
-        sha256.update(chunk)
+        if is_hashed:
+            sha256.update(chunk)
         yield chunk
     if size != expected.size_bytes:
         more = "more than" if size > expected.size_bytes else f"{size} of"
         raise ArtifactDamaged(f"{subject} has {more} {expected.size_bytes} bytes")
-    if offset == 0 and sha256.hexdigest() != expected.sha256:
+    if is_hashed and sha256.hexdigest() != expected.sha256:
         raise ArtifactDamaged(f"{subject} has other bytes than its manifest says")

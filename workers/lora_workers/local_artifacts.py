@@ -111,13 +111,14 @@ class LocalArtifactStore:
         with _reading(digest):
             return Manifest.from_json((self.path(digest) / MANIFEST_FILE).read_bytes(), digest=digest)
 
-    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+    def read(self, digest: str, name: str, *, offset: int = 0, expected: FileDigest | None = None) -> Iterator[bytes]:
         """See `Store.read`."""
-        expected = self.manifest(digest).file(name)
+        is_hashed, subject = expected is None, f"{name} of {digest}"
+        expected = expected or self.manifest(digest).file(name)
         with _reading(digest), (self.path(digest) / name).open("rb", buffering=0) as file:
             file.seek(offset)
             chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
-            yield from verified(chunks, expected, offset=offset, subject=f"{name} of {digest}")
+            yield from verified(chunks, expected, offset=offset, subject=subject, is_hashed=is_hashed)
 
     def keep_report(self, registration_id: str, report: ValidationReport) -> None:
         """Keep the whole report of a registration.

@@ -105,15 +105,16 @@ class ObjectArtifactStore:
             raw = self._files.cat_file(f"{self._place(digest)}/{MANIFEST_FILE}")
         return Manifest.from_json(raw, digest=digest)
 
-    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+    def read(self, digest: str, name: str, *, offset: int = 0, expected: FileDigest | None = None) -> Iterator[bytes]:
         """See `Store.read`."""
-        expected, path = self.manifest(digest).file(name), f"{self._place(digest)}/{name}"
-        subject = f"{name} of {digest}"
+        is_hashed, subject, path = expected is None, f"{name} of {digest}", f"{self._place(digest)}/{name}"
+        expected = expected or self.manifest(digest).file(name)
         with _store_errors(absent=ArtifactDamaged(f"{subject} is missing")):
             size = self._files.info(path)["size"]
         if size != expected.size_bytes:
             raise ArtifactDamaged(f"{subject} has {size} of {expected.size_bytes} bytes")
-        yield from verified(self._ranges(path, offset, size, subject), expected, offset=offset, subject=subject)
+        chunks = self._ranges(path, offset, size, subject)
+        yield from verified(chunks, expected, offset=offset, subject=subject, is_hashed=is_hashed)
 
     def keep_report(self, registration_id: str, report: ValidationReport) -> None:
         """See `Store.keep_report`.

@@ -5,6 +5,7 @@ agent               the loop beside an engine, which does these again and again:
   judging             what the node is, and what its engine is not to be given
   same_base           whether the engine serves the base model that it should
   plan                what to do next, from what is wanted and what is; no I/O
+  fetches             what is on its way into the cache, in threads of its own
   cache               fetch: artifacts on the node's disk, by digest, verified
   drivers/            load, list, probe, unload: one file for each engine
   acknowledgements    what was said to the registry, and what is still to say while it is out of reach

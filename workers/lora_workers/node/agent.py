@@ -84,12 +84,12 @@ class Agent:
         self._acks = Acknowledgements(self._nodes, options.node_id)
         self._selector = parse_selector(options.select)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
-        self._wake, self._stopping, self._beat_now = threading.Event(), threading.Event(), threading.Event()
-        self._forgotten = threading.Event()
+        self._wake, self._stopping, self._forgotten = threading.Event(), threading.Event(), threading.Event()
         self._fetches = Fetches(self._fetch, done=self._wake.set)
         self._retries = Retries(options)
         self._routes = AliasTable()
         self._view: CatalogView | None = None
+        self._wanted: tuple[CatalogView | None, list[Wanted]] = None, []
         self._generation = ""
         self._info: NodeInfo | None = None
         self._base = ""
@@ -116,6 +116,7 @@ class Agent:
             threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
         while not self._stopping.is_set():
             wait_s = self._step()
+            self._acks.flush()
             self._wake.wait(wait_s)
             self._wake.clear()
         self._fetches.close()
@@ -131,7 +132,6 @@ class Agent:
         """End `run` soon. The engine keeps what it has."""
         self._stopping.set()
         self._wake.set()
-        self._beat_now.set()
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -145,15 +145,15 @@ class Agent:
         for _ in subscriber.follow():
             if self._stopping.is_set():
                 return
-            self._view = subscriber.view
-            self._wake.set()
+            if self._view is not subscriber.view:  # of what came together the first update has the whole view
+                self._view = subscriber.view
+                self._wake.set()
 
     def _beat(self) -> None:
-        """Heartbeats, from when the node has joined."""
-        while not self._stopping.is_set():
-            self._beat_now.wait(self._settings.heartbeat_s)
-            self._beat_now.clear()
-            if self._has_joined and not self._stopping.is_set():
+        """Heartbeats, from when the node has joined. What it holds meanwhile is told by the next one, which is soon
+        against the grace of a garbage collection."""
+        while not self._stopping.wait(self._settings.heartbeat_s):
+            if self._has_joined:
                 self._heartbeat(fresh=False)
 
     def _heartbeat(self, *, fresh: bool) -> bool:
@@ -221,7 +221,6 @@ class Agent:
         self._other_base = None
         self._refusals.clear()
         self._retries.try_all()
-        self._beat_now.set()
 
     def _miss_engine(self, failure: NodeFailure) -> None:
         """The engine does not answer: say so if it lasts. The node is there all the same, and fetches."""
@@ -241,7 +240,6 @@ class Agent:
             self._generation = view.cursor.generation
             self._forgotten.clear()
             self._acks.say_again()
-        self._acks.flush()
         if not self._engine_failures:
             self._compare_bases()
 
@@ -258,7 +256,7 @@ class Agent:
 
     def _situation(self, view: CatalogView, listed: dict[str, str | None] | None) -> Situation:
         options, held = self._options, listed or {}
-        wanted = list(wanted_by(self._selector, options.node_id, view, now_s=time.time()))
+        wanted = self._wanted_of(view)
         refused = frozenset(each.record.served_name for each in wanted if self._refusal(each.record)[1])
         stand_ins = self._stand_ins(view, wanted, held) if listed is not None else {}
         slots = self._info.slots if self._info else 0
@@ -266,13 +264,13 @@ class Agent:
         self._notice_wishes(wishes, held)
         if listed is not None:
             self._notice_losses(listed)
-        fetching = frozenset(self._fetches.digests)
+        fetching = self._fetches.digests
         ready = frozenset({wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)} - fetching)
         return Situation(
             wishes=wishes,
             listed=held,
             ready=ready,
-            path_of=lambda digest: str(self._cache.path(digest)),
+            path_of=self._cache.place,
             is_ours=self._is_ours,
             now=time.monotonic(),
             fetching=fetching,
@@ -289,14 +287,21 @@ class Agent:
             lazy=not options.eager,
         )
 
+    def _wanted_of(self, view: CatalogView) -> list[Wanted]:
+        """What it is to hold: worked out again when the catalog changed, or a direction may have run out."""
+        if view is not self._wanted[0] or view.directed:
+            self._wanted = view, list(wanted_by(self._selector, self._options.node_id, view, now_s=time.time()))
+        return self._wanted[1]
+
     def _stand_ins(
         self, view: CatalogView, wanted: Sequence[Wanted], listed: dict[str, str | None]
     ) -> dict[str, frozenset[str]]:
         """Served names that do not answer here yet → those that the engine has and that aliases pointed at before."""
         self._routes.want({alias: each.record.served_name for each in wanted for alias in each.aliases})
-        published = {record.served_name for record in view.versions.values()}
+        waiting = self._routes.waiting()
+        published = {record.served_name for record in view.versions.values()} if waiting else set()
         found = {}
-        for name, before in self._routes.waiting().items():
+        for name, before in waiting.items():
             held = before & listed.keys() & published
             if held and self._acks.state(name) not in SERVED:
                 found[name] = frozenset(held)
@@ -309,7 +314,7 @@ class Agent:
         is_asked = self._leaving or any(
             wish.name in self._unloaded
             if wish.name not in listed
-            else listed[wish.name] not in (None, str(self._cache.path(wish.record.digest)))
+            else listed[wish.name] not in (None, self._cache.place(wish.record.digest))
             for wish in wishes
         )
         if not is_asked:
@@ -330,10 +335,7 @@ class Agent:
                 self._acks.say(name, NodeState.SEEN)
         self._wished = wished
         held = {digest for path in listed.values() if (digest := self._cache.digest_at(path))}
-        digests = frozenset({wish.record.digest for wish in wishes} | held)
-        if digests != self._digests:
-            self._digests = digests
-            self._beat_now.set()  # what a node holds is not collected
+        self._digests = frozenset({wish.record.digest for wish in wishes} | held)
 
     def _notice_losses(self, listed: dict[str, str | None]) -> None:
         """What the engine has no more, without having been asked to unload it: it was restarted."""
@@ -368,9 +370,15 @@ class Agent:
             case Say(name, state):
                 self._say(name, state)
 
+    def _tell_before_waiting(self) -> None:
+        """An engine may take long: whoever looks sees meanwhile how far it is."""
+        if not self._driver.is_at_once:
+            self._acks.flush()
+
     def _load(self, record: VersionRecord, path: str) -> None:
         self._driver.load(record.served_name, path)
         self._acks.say(record.served_name, NodeState.LOADED)
+        self._tell_before_waiting()
         self._confirm(record, path)
 
     def _confirm(self, record: VersionRecord, path: str) -> None:
@@ -422,6 +430,7 @@ class Agent:
         return self._view is not None and any(name == each.served_name for each in self._view.versions.values())
 
     def _try(self, name: str, work: Callable[[], None]) -> None:
+        self._tell_before_waiting()
         try:
             work()
         except NodeFailure as failure:

@@ -46,7 +46,7 @@ class Origin(Protocol):
     def manifest(self, digest: str) -> Manifest:
         """See `lora_workers.artifact_store.Store`."""
 
-    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+    def read(self, digest: str, name: str, *, offset: int = 0, expected: FileDigest | None = None) -> Iterator[bytes]:
         """See `lora_workers.artifact_store.Store`."""
 
 
@@ -69,9 +69,13 @@ class Cache:
 
     def path(self, digest: str) -> Path:
         """Where the artifact lies, or would."""
+        return Path(self.place(digest))
+
+    def place(self, digest: str) -> str:
+        """Its path as text, as engines are told it."""
         if not is_digest(digest):
             raise ValueError(f"{digest[:80]!r} is no digest")
-        return Path(self._artifacts + digest.removeprefix("sha256:"))
+        return self._artifacts + digest.removeprefix("sha256:")
 
     def digest_at(self, path: str | None) -> str | None:
         """Digest of the artifact of this cache that lies there, or would; None: it is no place in this cache."""
@@ -83,7 +87,7 @@ class Cache:
     def has(self, digest: str) -> bool:
         """Whether this process verified the artifact, and its files are the same since."""
         fingerprint = self._verified.get(digest)
-        return fingerprint is not None and fingerprint == _fingerprint(self.path(digest))
+        return fingerprint is not None and fingerprint == _fingerprint(self.place(digest))
 
     def fetch(self, digest: str, origin: Origin, *, keep: Callable[[], Collection[str]] = tuple) -> Path:
         """Have the artifact here: verify what is there, fetch what is missing, mend what is damaged.
@@ -99,13 +103,14 @@ class Cache:
         Raises:
             NodeFailure: it cannot be fetched or kept.
         """
-        with self._locked(digest):
+        path = self.path(digest)
+        with self._locked(path.name):
             if not self._is_whole(digest):
                 self._bring(digest, origin, keep)
             with _cache_errors():
-                os.utime(self.path(digest))  # the one that was not used for longest goes first
-            self._verified[digest] = _fingerprint(self.path(digest)) or ()
-        return self.path(digest)
+                os.utime(path)  # the one that was not used for longest goes first
+            self._verified[digest] = _fingerprint(str(path)) or ()
+        return path
 
     def digests(self) -> set[str]:
         """All artifacts that are here, whole or damaged."""
@@ -130,16 +135,17 @@ class Cache:
         Raises:
             NodeFailure: the cache cannot be written.
         """
-        path = self._note(record.served_name)
-        text = record.model_dump_json()
+        path, text = self._note(record.served_name), record.model_dump_json().encode()
         with _cache_errors():
-            if path.is_file() and path.read_text() == text:
-                return
+            with suppress(FileNotFoundError):
+                if path.read_bytes() == text:
+                    return
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
+            descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".")
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(text)
-                os.fchmod(file.fileno(), _READ_ONLY_FILE)
-            Path(file.name).rename(path)
+                os.fchmod(descriptor, _READ_ONLY_FILE)
+            Path(aside).rename(path)
 
     def recall(self, served_name: str) -> VersionRecord | None:
         """What a served name stands for, if that was noted."""
@@ -160,8 +166,9 @@ class Cache:
     def _bring(self, digest: str, origin: Origin, keep: Callable[[], Collection[str]]) -> None:
         with _origin_errors():
             manifest = origin.manifest(digest)
-        target, staging = self.path(digest), self.root / "staging" / self.path(digest).name
-        wanted_bytes = manifest.config.size_bytes + manifest.weights.size_bytes + len(manifest.to_json())
+        target, described = self.path(digest), manifest.to_json()
+        staging = self.root / "staging" / target.name
+        wanted_bytes = manifest.config.size_bytes + manifest.weights.size_bytes + len(described)
         with _cache_errors():
             staging.mkdir(parents=True, exist_ok=True)
         with self._room, _cache_errors():
@@ -172,7 +179,7 @@ class Cache:
             for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
                 _bring_file(origin, digest, name, expected, staging / name)
             with _cache_errors():
-                (staging / MANIFEST_FILE).write_bytes(manifest.to_json())
+                (staging / MANIFEST_FILE).write_bytes(described)
                 (staging / MANIFEST_FILE).chmod(_READ_ONLY_FILE)
                 for name in (CONFIG_FILE, WEIGHTS_FILE):
                     _sync(staging / name, mode=_READ_ONLY_FILE)
@@ -201,19 +208,18 @@ class Cache:
         with suppress(OSError, ArtifactDamaged):
             manifest = Manifest.from_json((directory / MANIFEST_FILE).read_bytes(), digest=digest)
             return all(
-                _digest_file(directory / name) == expected
+                FileDigest.read(directory / name) == expected
                 for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights))
             )
         return False
 
     @contextmanager
-    def _locked(self, digest: str) -> Iterator[None]:
+    def _locked(self, name: str) -> Iterator[None]:
         """One process at a time fetches an artifact; the agent and the engine's own plug-in may share a cache."""
+        staging = self.root / "staging"
         with _cache_errors():
-            (self.root / "staging").mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(
-                self.root / "staging" / f"{self.path(digest).name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-            )
+            staging.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(staging / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -268,7 +274,7 @@ def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, pa
     with suppress(OSError):
         path.chmod(0o644)
     for _ in range(2):
-        resumed, fetched = _resume(origin, digest, name, path)
+        resumed, fetched = _resume(origin, digest, name, expected, path)
         if fetched == expected:
             return
         path.unlink(missing_ok=True)
@@ -279,7 +285,7 @@ def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, pa
     )
 
 
-def _resume(origin: Origin, digest: str, name: str, path: Path) -> tuple[bool, FileDigest]:
+def _resume(origin: Origin, digest: str, name: str, expected: FileDigest, path: Path) -> tuple[bool, FileDigest]:
     """Append what is missing; returns whether there was a beginning, and the digest of what is there now."""
     with _cache_errors():
         file = path.open("ab")
@@ -288,7 +294,7 @@ def _resume(origin: Origin, digest: str, name: str, path: Path) -> tuple[bool, F
             offset = file.tell()
             sha256 = _sha256_of(path) if offset else hashlib.sha256()
         with _origin_errors():
-            chunks = iter(origin.read(digest, name, offset=offset))
+            chunks = iter(origin.read(digest, name, offset=offset, expected=expected))
         while True:
             with _origin_errors():
                 try:
@@ -311,13 +317,7 @@ def _sha256_of(path: Path) -> hashlib._Hash:
         return hashlib.file_digest(file, "sha256")
 
 
-def _digest_file(path: Path) -> FileDigest:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return FileDigest(digest.hexdigest(), file.tell())
-
-
-def _fingerprint(directory: Path) -> Fingerprint | None:
+def _fingerprint(directory: str) -> Fingerprint | None:
     """What changes when a file is written, replaced or removed."""
     with suppress(OSError):
         stats = [os.stat(f"{directory}/{name}") for name in _FILES]  # noqa: PTH116 - at every look, of every artifact

@@ -31,12 +31,16 @@ class Fetches:
         self._waiting: queue.SimpleQueue[VersionRecord | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
         self._threads = 0
-        self.digests: set[str] = set()
-        """Artifacts on their way."""
+        self._running: set[str] = set()
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Artifacts that were begun, and whose end `take_ended` has not told."""
+        return frozenset(self._running)
 
     def begin(self, record: VersionRecord) -> None:
         """Fetch the artifact of a version, when a thread is free."""
-        self.digests.add(record.digest)
+        self._running.add(record.digest)
         self._waiting.put(record)
         if self._threads < AT_ONCE:
             self._threads += 1
@@ -47,7 +51,7 @@ class Fetches:
         """What ended since the last call, and how."""
         while not self._ended.empty():
             record, failure = self._ended.get()
-            self.digests.discard(record.digest)
+            self._running.discard(record.digest)
             yield record, failure
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 import redis.asyncio
 
-from lora_registry.artifacts import Manifest
+from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import VersionRecord
 from lora_registry.connection import connect_async, redis_errors
@@ -67,9 +67,9 @@ class LazyOrigin:
         """See `lora_workers.artifact_store.Store`."""
         return self._store.manifest(digest)
 
-    def read(self, digest: str, name: str, *, offset: int = 0) -> Iterator[bytes]:
+    def read(self, digest: str, name: str, *, offset: int = 0, expected: FileDigest | None = None) -> Iterator[bytes]:
         """See `lora_workers.artifact_store.Store`."""
-        return self._store.read(digest, name, offset=offset)
+        return self._store.read(digest, name, offset=offset, expected=expected)
 
 
 class NameLookup:

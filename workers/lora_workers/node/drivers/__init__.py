@@ -38,7 +38,13 @@ class EngineDescription:
 
 
 class Driver(Protocol):
-    """What a node does with its engine. Everything raises NodeFailure."""
+    """What a node does with its engine. Everything raises NodeFailure.
+
+    Attributes:
+        is_at_once: whether it never waits for an engine, so that what is said before and after need not be told apart.
+    """
+
+    is_at_once: bool
 
     def describe(self) -> EngineDescription:
         """What the engine tells of itself."""

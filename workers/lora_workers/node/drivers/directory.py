@@ -25,6 +25,8 @@ class DirectoryDriver:
         directory: the directory; made if it is not there.
     """
 
+    is_at_once = True
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()
 
@@ -35,10 +37,16 @@ class DirectoryDriver:
     def listed(self) -> dict[str, str | None]:
         """See `Driver`."""
         with _directory_errors():
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with os.scandir(self._directory) as entries:
-                links = [entry for entry in entries if entry.is_symlink() and entry.name[0] != "."]
-            return {link.name: os.readlink(link.path) for link in links}  # noqa: PTH115 - at every look, of each
+            try:
+                return self._links()
+            except FileNotFoundError:  # it is made, or a link went meanwhile
+                self._directory.mkdir(parents=True, exist_ok=True)
+                return self._links()
+
+    def _links(self) -> dict[str, str | None]:
+        with os.scandir(self._directory) as entries:
+            links = [entry for entry in entries if entry.is_symlink() and entry.name[0] != "."]
+        return {link.name: os.readlink(link.path) for link in links}  # noqa: PTH115 - at every look, of each
 
     def busy(self) -> frozenset[str]:
         """See `Driver`: nobody knows."""

@@ -27,6 +27,8 @@ class SglangDriver:
         http: requests to it.
     """
 
+    is_at_once = False
+
     def __init__(self, http: EngineHttp) -> None:
         self._http = http
 

@@ -33,6 +33,8 @@ class VllmDriver:
         http: requests to it.
     """
 
+    is_at_once = False
+
     def __init__(self, http: EngineHttp) -> None:
         self._http = http
 

@@ -214,11 +214,11 @@ class NodeRegistry:
         described, held = info.model_dump_json(), json.dumps(sorted(set(digests)))
         fingerprint = hashlib.sha256(f"{described}\n{held}".encode()).hexdigest()[:32]
         is_news = fresh or self._told.get(info.node_id) != fingerprint
-        is_forgotten = not is_news and self._beat(info.node_id, fingerprint) == "tell"
-        if is_news or is_forgotten:
-            self._beat(info.node_id, fingerprint, described, held, len(set(digests)), int(fresh))
-            self._told[info.node_id] = fingerprint
-        return is_forgotten
+        if not is_news and self._beat(info.node_id, fingerprint) != "tell":
+            return False
+        answer = self._beat(info.node_id, fingerprint, described, held, len(set(digests)), int(fresh))
+        self._told[info.node_id] = fingerprint
+        return answer == "new" and not fresh
 
     def _beat(self, node_id: str, fingerprint: str, *told: str | int) -> str:
         keys, settings = self._keys, self._settings

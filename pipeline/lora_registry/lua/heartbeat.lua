@@ -4,7 +4,7 @@
 -- ARGV  1 node id  2 after how many us without a heartbeat it is dead  3 retention of a dead node in s
 --       4 fingerprint of what follows; at will: 5 what it is (JSON)  6 digests it holds (JSON)  7 how many  8 '1' if it was
 --       started
--- Returns 'ok', or 'tell' if only the fingerprint was given and it is not the one known.
+-- Returns 'ok', 'new' if the node was not known, or 'tell' if only the fingerprint was given and it is not the one known.
 -- Atomic: a node that is known is known whole. While nothing changes this is one read and one write; the ends of the
 -- keys are moved when a quarter of the retention is over, or something changed.
 local now, retention_s = now_us(), tonumber(ARGV[3])
@@ -28,4 +28,4 @@ if ARGV[5] or not kept_at or now - kept_at > retention_s * 250000 then
     redis.call('EXPIRE', key, retention_s)
   end
 end
-return 'ok'
+return known[1] and 'ok' or 'new'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tests.helpers.node_stand import damage, keep_artifact
 from tests.unit.test_node_plan import make_record
 
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
-from lora_registry.errors import Transient
+from lora_registry.errors import Configuration, Transient
 from lora_workers.local_artifacts import LocalArtifactStore
 from lora_workers.node.cache import Cache
 from lora_workers.node.failures import NodeFailure
@@ -262,3 +263,72 @@ def test_room_is_not_asked_for_while_there_is_some(tmp_path: Path) -> None:
         raise AssertionError("asked")
 
     assert Cache(tmp_path / "cache").fetch(keep_artifact(store, "one"), store, keep=keep).is_dir()
+
+
+def test_the_engines_user_may_read_the_cache_whatever_the_umask(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """An agent that was started under a strict umask has an engine of another user beside it."""
+    digest = keep_artifact(store, "weights")
+    cache, before = Cache(tmp_path / "cache"), os.umask(0o077)
+    try:
+        path = cache.fetch(digest, store)
+        cache.remember(make_record())
+    finally:
+        os.umask(before)
+    for directory in (cache.root, path.parent, path, cache.root / "served"):
+        assert stat.S_IMODE(directory.stat().st_mode) & 0o555 == 0o555, directory
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_who_may_only_read_the_cache_has_what_is_in_it() -> None:
+    """The plug-in runs as the engine's user, and looks for what the agent fetched."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        store = LocalArtifactStore(Path(directory) / "store")
+        digests = [keep_artifact(store, content) for content in ("here", "elsewhere")]
+        Cache(Path(directory) / "cache").fetch(digests[0], store)
+        readers = Cache(Path(directory) / "cache")
+        os.seteuid(65534)
+        try:
+            assert readers.fetch(digests[0], store) == readers.path(digests[0])
+            assert readers.has(digests[0])
+            with pytest.raises(NodeFailure) as failed:
+                readers.fetch(digests[1], store)
+        finally:
+            os.seteuid(0)
+    assert failed.value.code == "NODE_CACHE_UNUSABLE"
+
+
+def test_the_beginnings_of_broken_fetches_count_and_make_room(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """They are kept to go on from, but not for ever, nor beyond what the cache may hold."""
+    begun, wanted = keep_artifact(store, "a" * 200), keep_artifact(store, "b" * 200)
+    cache = Cache(tmp_path / "cache", max_bytes=600)
+    with pytest.raises(NodeFailure):
+        cache.fetch(begun, FlakyOrigin(store, 150))
+    beginning = cache.root / "staging" / begun.removeprefix("sha256:")
+    assert beginning.is_dir()
+    cache.fetch(wanted, store)
+    assert not beginning.exists()
+
+
+def test_a_stray_file_among_the_artifacts_is_none(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """Somebody's own file stops no fetch, and is left alone."""
+    digest = keep_artifact(store, "weights")
+    cache = Cache(tmp_path / "cache", max_bytes=10_000)
+    (cache.root / "sha256").mkdir(parents=True)
+    (cache.root / "sha256" / "notes.txt").write_text("mine")
+    cache.fetch(digest, store)
+    assert cache.digests() == {digest}
+    assert (cache.root / "sha256" / "notes.txt").is_file()
+
+
+def test_a_cache_is_one_agents(tmp_path: Path) -> None:
+    """Two would remove what only the other's engine reads; when the first has ended the next may begin."""
+    cache = Cache(tmp_path / "cache")
+    with (
+        cache.of_one_agent(),
+        pytest.raises(Configuration, match="another agent"),
+        Cache(tmp_path / "cache").of_one_agent(),
+    ):
+        pass
+    with Cache(tmp_path / "cache").of_one_agent():
+        pass

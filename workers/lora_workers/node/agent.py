@@ -110,16 +110,17 @@ class Agent:
         """Work until `stop` is called.
 
         Raises:
-            Configuration: Redis refuses the user.
+            Configuration: Redis refuses the user, or another agent works with the cache.
         """
-        for work in (self._follow, self._beat):
-            threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
-        while not self._stopping.is_set():
-            wait_s = self._step()
-            self._acks.flush()
-            self._wake.wait(wait_s)
-            self._wake.clear()
-        self._fetches.close()
+        with self._cache.of_one_agent():
+            for work in (self._follow, self._beat):
+                threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
+            while not self._stopping.is_set():
+                wait_s = self._step()
+                self._acks.flush()
+                self._wake.wait(wait_s)
+                self._wake.clear()
+            self._fetches.close()
         self._driver.close()
         if self._fatal:
             raise self._fatal

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from lora_registry import node_codes as codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest, is_digest
 from lora_registry.catalog import VersionRecord
-from lora_registry.errors import ArtifactDamaged, NotFound, Transient
+from lora_registry.errors import ArtifactDamaged, Configuration, NotFound, Transient
 from lora_workers.node.failures import NodeFailure
 
 _FILES: Final = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
@@ -51,7 +51,7 @@ class Origin(Protocol):
 
 
 class Cache:
-    """A cache directory; any number of processes may share it.
+    """A cache directory; an agent and the plug-in of its engine may share it, whoever they run as.
 
     Args:
         root: the directory; made if it is not there.
@@ -104,19 +104,45 @@ class Cache:
             NodeFailure: it cannot be fetched or kept.
         """
         path = self.path(digest)
-        with self._locked(path.name):
-            if not self._is_whole(digest):
-                self._bring(digest, origin, keep)
-            with _cache_errors():
-                os.utime(path)  # the one that was not used for longest goes first
-            self._verified[digest] = _fingerprint(str(path)) or ()
+        if not self._is_whole(digest):  # else who may only read the cache needs no lock
+            with self._locked(path.name):
+                if not self._is_whole(digest):
+                    self._bring(digest, origin, keep)
+        with suppress(OSError):
+            os.utime(path)  # the one that was not used for longest goes first
+        self._verified[digest] = _fingerprint(str(path)) or ()
         return path
 
     def digests(self) -> set[str]:
         """All artifacts that are here, whole or damaged."""
+        return {f"sha256:{path.name}" for path in self._found("sha256")}
+
+    def _found(self, part: str) -> list[Path]:
+        """What in a part of the cache is called like an artifact."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            return {f"sha256:{path.name}" for path in (self.root / "sha256").iterdir()}
-        return set()
+            return [path for path in (self.root / part).iterdir() if is_digest(f"sha256:{path.name}")]
+        return []
+
+    @contextmanager
+    def of_one_agent(self) -> Iterator[None]:
+        """Keep other agents out meanwhile: each would remove what only the other's engine reads.
+
+        Raises:
+            Configuration: another one is at work.
+        """
+        descriptor = None
+        try:
+            with suppress(OSError):  # a cache that cannot be written is said with each artifact
+                self._make("staging")
+                descriptor = os.open(self.root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if descriptor is not None and not _is_locked(descriptor):
+                raise Configuration(
+                    f"another agent works with the cache {self.root}", remedy="Give each agent a --cache of its own."
+                )
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
     def remove(self, digest: str) -> None:
         """Remove an artifact that no engine knows any more.
@@ -140,7 +166,7 @@ class Cache:
             with suppress(FileNotFoundError):
                 if path.read_bytes() == text:
                     return
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make("served")
             descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".")
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text)
@@ -170,6 +196,7 @@ class Cache:
         staging = self.root / "staging" / target.name
         wanted_bytes = manifest.config.size_bytes + manifest.weights.size_bytes + len(described)
         with _cache_errors():
+            self._make("sha256")
             staging.mkdir(parents=True, exist_ok=True)
         with self._room, _cache_errors():
             short_of_bytes = wanted_bytes - _size_of(staging)  # less what an earlier try fetched
@@ -192,7 +219,6 @@ class Cache:
     @staticmethod
     def _settle(staging: Path, target: Path) -> None:
         """Move it to its place. A damaged one is mended file by file: its path never goes away."""
-        target.parent.mkdir(exist_ok=True)
         if target.is_dir():
             target.chmod(_OPEN_DIRECTORY)
             for name in _FILES:
@@ -216,15 +242,22 @@ class Cache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """One process at a time fetches an artifact; the agent and the engine's own plug-in may share a cache."""
-        staging = self.root / "staging"
         with _cache_errors():
-            staging.mkdir(parents=True, exist_ok=True)
+            staging = self._make("staging")
             descriptor = os.open(staging / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
+
+    def _make(self, part: str) -> Path:
+        """A part of the cache, for the engine's user to enter whatever the umask is."""
+        for directory in (self.root, self.root / part):
+            if not directory.is_dir():
+                directory.mkdir(parents=True, exist_ok=True)
+                directory.chmod(_OPEN_DIRECTORY)
+        return self.root / part
 
     # Room
 
@@ -251,11 +284,15 @@ class Cache:
         short = wanted_bytes + coming - shutil.disk_usage(self.root).free
         if self._max_bytes is None:
             return short
-        held = sum(_size_of(self.path(digest)) for digest in self.digests() - self._coming.keys())
+        held = sum(_size_of(path) for path in self._kept() if f"sha256:{path.name}" not in self._coming)
         return max(short, held + coming + wanted_bytes - self._max_bytes)
 
     def _removable(self, keep: Collection[str]) -> list[Path]:
-        return [self.path(digest) for digest in self.digests() if is_digest(digest) and digest not in keep]
+        return [path for path in self._kept() if f"sha256:{path.name}" not in {*keep, *self._coming}]
+
+    def _kept(self) -> list[Path]:
+        """Artifacts, and the beginnings of such whose fetch broke off."""
+        return self._found("sha256") + self._found("staging")
 
     def _remove(self, directory: Path) -> None:
         self._verified.pop(f"sha256:{directory.name}", None)
@@ -263,6 +300,15 @@ class Cache:
         directory.chmod(_OPEN_DIRECTORY)  # else nobody but root may move it
         directory.rename(doomed / directory.name)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether this process has the lock now; no other one has, then."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,13 +17,13 @@ from lora_registry.base_profile import (
     BaseProfile,
     BaseProfileError,
     BuiltFrom,
-    ExpertShape,
     ModuleKind,
     ModuleShape,
     RunningModel,
 )
 from lora_registry.quantized_bases import ReadTensor, Shape, is_supported, quantization_method, unpacked_shapes
 from lora_registry.safetensors_header import Header, TensorEntry
+from lora_registry.stacked_experts import renamed_module, stack_experts
 from lora_registry.tokenizer_maps import TokenizerMap
 
 _CONV1D_MODEL_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
@@ -55,7 +54,6 @@ _OUTER_NAME = {
     "decoder": "model",
     "embed_tokens": "model",
 }
-_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _HEADS = ("lm_head", "embed_out")
 _LANGUAGE_MODEL = "language_model.model."
@@ -171,8 +169,10 @@ def _plain_shapes(
 
 
 def _is_buffer(key: str, entry: TensorEntry) -> bool:
-    """Masks and rotary frequencies that old checkpoints hold; they are no parameters."""
-    return key.endswith("rotary_emb.inv_freq") or (len(entry.shape) != 1 and key.endswith(_BUFFERS))
+    """Masks, rotary frequencies and what balances a router's load; they are no parameters."""
+    return key.endswith(("rotary_emb.inv_freq", ".gate.e_score_correction_bias")) or (
+        len(entry.shape) != 1 and key.endswith(_BUFFERS)
+    )
 
 
 def _layer_of(key: str) -> int | None:
@@ -204,7 +204,7 @@ def _model_of_headers(
     """The running model as far as the files tell it, and the modules that it names otherwise."""
     named = _running_names(shapes, config, architecture)
     modules, parameters = _sorted_shapes(named, model_type)
-    disk, experts = _stacked_experts(modules)
+    disk, experts = stack_experts(modules)
     for module in disk:
         del modules[module]
     if _is_composite(config) or any(_renamed(key) != key for key in shapes):
@@ -239,7 +239,7 @@ def _renamed(key: str) -> str:
     """A name that transformers changed in version 5. Source: transformers/conversion_mapping.py (5.23.0)."""
     if key.startswith("embed_out."):
         return f"lm_head.{key.removeprefix('embed_out.')}"
-    return key.replace(".block_sparse_moe.", ".mlp.")
+    return renamed_module(key)
 
 
 def _composite_name(key: str) -> str:
@@ -268,29 +268,6 @@ def _sorted_shapes(
         out, in_ = shape if kind is ModuleKind.LINEAR else shape[::-1]
         modules[module] = ModuleShape(out_features=out, in_features=in_, kind=kind)
     return modules, parameters
-
-
-def _stacked_experts(modules: dict[str, ModuleShape]) -> tuple[dict[str, ModuleShape], dict[str, ExpertShape]]:
-    """Single experts, and the parameters into which the running model stacks them.
-
-    Source: the conversions of mixtral and qwen2_moe in transformers/conversion_mapping.py (transformers 5.23.0).
-    """
-    single: dict[str, ModuleShape] = {}
-    stacked: dict[str, ExpertShape] = {}
-    for module, shape in modules.items():
-        match = _EXPERT.fullmatch(module)
-        if match is None:
-            continue
-        single[module] = shape
-        container, number, down = match[1], int(match[2]) + 1, match[3] in ("w2", "down_proj")
-        name = f"{container}.{'down_proj' if down else 'gate_up_proj'}"
-        earlier = stacked.get(name)
-        out = shape.out_features if down else 2 * shape.out_features
-        stacked[name] = ExpertShape(
-            experts=max(number, earlier.experts if earlier else 0), out_features=out, in_features=shape.in_features
-        )
-    ordered = sorted(stacked, key=lambda name: (name.rpartition(".")[0], name.endswith("down_proj")))
-    return single, {name: stacked[name] for name in ordered}
 
 
 def _checked(shapes: dict[str, Shape], running: RunningModel, config: dict[str, Any]) -> dict[str, ModuleShape]:

@@ -6,7 +6,7 @@ kept beside them, because adapters that were trained with an older transformers 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
@@ -202,6 +202,17 @@ class BaseProfile(BaseModel):
         for module in self.modules:
             yield f"{module}.weight"
         yield from self.parameters
+
+
+def modules_around(parameters: Iterable[str]) -> set[str]:
+    """All modules that hold one of the parameters, themselves or within them."""
+    holders: set[str] = set()
+    for parameter in parameters:
+        module = parameter.rpartition(".")[0]
+        while module and module not in holders:
+            holders.add(module)
+            module = module.rpartition(".")[0]
+    return holders
 
 
 def equal_shape(one: BaseProfile, other: BaseProfile) -> bool:

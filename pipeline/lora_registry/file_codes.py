@@ -174,6 +174,11 @@ EXPERTS_UNSUPPORTED = error(
     "The adapter changes experts in a way that the base model's profile does not tell.",
     "Register the base model again where transformers is installed (extra `profiles`).",
 )
+EXPERTS_NOT_CONVERTED = error(
+    "EXPERTS_NOT_CONVERTED",
+    "The tensor is for a single expert; the running model stacks them, and PEFT converts no adapters of this family.",
+    "Train again with transformers 5 or newer and the stacked experts in target_parameters.",
+)
 EXPERTS_HALF_FUSED = error(
     "EXPERTS_HALF_FUSED",
     "The base model has two of the experts' projections as one, and only one of them is targeted; PEFT refuses that.",

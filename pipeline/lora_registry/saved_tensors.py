@@ -15,17 +15,18 @@ from collections.abc import Iterator
 from lora_registry import fit_codes
 from lora_registry.adapter_config import AdapterConfig
 from lora_registry.base_profile import BaseProfile
+from lora_registry.changed_parts import ChangedParts
 from lora_registry.findings import Finding
 from lora_registry.safetensors_header import TensorEntry
-from lora_registry.target_selection import TargetNames, saved_names, select_targets
+from lora_registry.target_selection import TargetNames
 from lora_registry.tensor_roles import PREFIX, SortedTensors, unknown_name
 
 
-def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
+def check_saved(parts: ChangedParts, tensors: SortedTensors) -> Iterator[Finding]:
     """Check every tensor that is not part of a LoRA pair."""
-    saved, targets = saved_names(config, base), select_targets(config, base)
+    config, base, saved = parts.config, parts.base, parts.saved
     for parameter, entry in tensors.whole.items():
-        yield from _check_whole(config, base, targets, parameter, entry)
+        yield from _check_whole(parts, parameter, entry)
     for parameter, entry in tensors.shadows:
         if config.bias != "all" or not _is_saved(parameter, saved):
             yield fit_codes.TENSOR_ADAPTER_NAME.finding(entry.name, expected=f"{PREFIX}{parameter}")
@@ -39,14 +40,13 @@ def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors
         yield from _check_tokens(config, base, tensors)
 
 
-def _check_whole(
-    config: AdapterConfig, base: BaseProfile, targets: TargetNames, parameter: str, entry: TensorEntry
-) -> Iterator[Finding]:
+def _check_whole(parts: ChangedParts, parameter: str, entry: TensorEntry) -> Iterator[Finding]:
+    base, targets = parts.base, parts.targets
     shape = base.parameter_shape(parameter)
     if shape is None:
         yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
                            num_layers=base.num_layers)  # fmt: skip
-    elif not _is_saved(parameter, saved_names(config, base)) and not _is_trained_bias(config, targets, parameter):
+    elif not _is_saved(parameter, parts.saved) and not _is_trained_bias(parts.config, targets, parameter):
         yield fit_codes.TENSOR_UNANNOUNCED.finding(
             entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
         )

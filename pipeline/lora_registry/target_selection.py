@@ -7,21 +7,19 @@ Source: `check_target_module_exists`, `_maybe_include_all_linear_layers` and `_i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from lora_registry.adapter_config import ALL_LINEAR, AdapterConfig
-from lora_registry.base_profile import BaseProfile, ModuleKind
+from lora_registry.base_profile import BaseProfile, ModuleKind, modules_around
 from lora_registry.module_patterns import Matcher, compile_expression, ends_with_any, is_literal_name
+from lora_registry.stacked_experts import CONVERTED_TARGETS
 
 _CLASSIFIERS = ("classifier", "score")
 _TASK_HEADS = {"SEQ_CLS": _CLASSIFIERS, "TOKEN_CLS": _CLASSIFIERS, "QUESTION_ANS": ("qa_outputs",)}
 """Modules that PEFT saves whole for a task without being told. Source: peft/peft_model.py (PEFT 0.21.2)."""
 _EMBEDDING_NAMES = ("embed_tokens", "lm_head")
 """Source: EMBEDDING_LAYER_NAMES in peft/utils/constants.py."""
-_FUSED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
-_FUSED_QWEN = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
-_ROUTER = "gate"
 
 
 def saved_names(config: AdapterConfig, base: BaseProfile) -> tuple[str, ...]:
@@ -132,36 +130,55 @@ def _all_linear(config: AdapterConfig, base: BaseProfile) -> list[str]:
 
 
 def with_fused_experts(config: AdapterConfig, base: BaseProfile) -> AdapterConfig | None:
-    """The configuration as PEFT converts it for a base whose experts were single modules once and are stacked now.
+    """The configuration as PEFT converts it for a family whose experts were single modules once and are stacked now.
+
+    PEFT goes by the family alone: the names of an expert's projections are taken out of target_modules even where
+    dense layers have modules of these names too.
 
     Returns:
         None if PEFT refuses it: it names one of two projections that are one parameter now.
     """
-    fused = _fused_names(base)
-    if not fused:
+    stacks = CONVERTED_TARGETS.get(base.model_type)
+    if stacks is None:
         return config
-    is_all = config.target_modules == ALL_LINEAR
-    if isinstance(config.target_modules, str) and not is_all:
+    names = config.target_modules if isinstance(config.target_modules, tuple) else _resolved(config, base, stacks)
+    if names is None:
         return config
-    wanted = [*fused, _ROUTER] if is_all else [name.rpartition(".")[2] for name in config.target_modules]
-    stacked = {fused[name] for name in wanted if name in fused}
-    if not stacked and _ROUTER not in wanted:
-        return config
-    halves = [name for name, parameter in fused.items() if parameter == "gate_up_proj"]
-    there = [name for name in halves if name in wanted]
+    converted = {name: old for name in names if (old := _ending_among(name, stacks)) is not None}
+    halves = [old for old, parameter in stacks.items() if parameter == "gate_up_proj"]
+    there = set(halves).intersection(converted.values())
     if 0 < len(there) < len(halves):
         return None
-    parameters = [*config.target_parameters, *sorted(stacked), *(["gate.weight"] if _ROUTER in wanted else [])]
+    parameters = [*config.target_parameters, *sorted({stacks[old] for old in converted.values()})]
     ranks, alphas = dict(config.rank_pattern), dict(config.alpha_pattern)
     if there:
         ranks[r".*\.gate_up_proj"] = len(halves) * config.rank
         alphas[r".*\.gate_up_proj"] = len(halves) * config.lora_alpha
-    return replace(config, target_parameters=tuple(dict.fromkeys(parameters)), rank_pattern=ranks, alpha_pattern=alphas)
+    return replace(
+        config,
+        target_modules=tuple(name for name in names if name not in converted),
+        target_parameters=tuple(dict.fromkeys(parameters)),
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+    )
 
 
-def _fused_names(base: BaseProfile) -> dict[str, str]:
-    """The names of single experts by the parameter that they are part of now; nothing for another kind of base."""
-    if not base.experts or not base.disk_modules:
-        return {}
-    single = {name.rpartition(".")[2] for name in base.disk_modules if ".experts." in name}
-    return next((names for names in (_FUSED, _FUSED_QWEN) if names.keys() <= single), {})
+def _ending_among(name: str, names: Iterable[str]) -> str | None:
+    return next((old for old in names if name == old or name.endswith(f".{old}")), None)
+
+
+def _resolved(config: AdapterConfig, base: BaseProfile, stacks: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The last segments of what an expression or "all-linear" selects; None if that is nothing.
+
+    Source: `_resolve_string_target_modules` in peft/utils/transformers_weight_conversion.py (PEFT 0.21.2).
+    """
+    if config.target_modules == ALL_LINEAR:
+        linear = {name.rpartition(".")[2] for name in _all_linear(config, base) if name in base.modules}
+        return tuple(sorted(linear | stacks.keys()))
+    targets, parameters = select_targets(config, base), list(base.parameter_names())
+    found = {name.rpartition(".")[2] for name in (*modules_around(parameters), *parameters) if name in targets}
+    for old, stack in stacks.items():
+        holders = (name.rpartition(".")[0] for name in parameters if name.endswith(f".{stack}"))
+        if old not in found and any(f"{holder}.{old}" in targets for holder in holders):
+            found.add(old)
+    return tuple(sorted(found)) or None

@@ -52,8 +52,15 @@ def _opt() -> Any:
     return tf.OPTForCausalLM(tf.OPTConfig(**sizes))
 
 
+def _glm4_moe() -> Any:
+    """A first layer without experts, a second one with routed and shared ones."""
+    experts = _EXPERTS | {"n_routed_experts": 3, "n_shared_experts": 1, "first_k_dense_replace": 1}
+    return tf.Glm4MoeForCausalLM(tf.Glm4MoeConfig(**_UNTIED | experts))
+
+
 _LLAMA = tf.LlamaForCausalLM, tf.LlamaConfig
 _EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+_SHARED = {"shared_expert_intermediate_size": 20}
 BASES: dict[str, Callable[[], Any]] = {
     "llama": lambda: _LLAMA[0](_LLAMA[1](**_UNTIED)),
     "llama-tied": lambda: _LLAMA[0](_LLAMA[1](**_GROUPED, tie_word_embeddings=True)),
@@ -78,6 +85,8 @@ BASES: dict[str, Callable[[], Any]] = {
     "bert": lambda: tf.BertForSequenceClassification(tf.BertConfig(**_SMALL, num_labels=2)),
     "mixtral": lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**_UNTIED, num_local_experts=3)),
     "qwen3-moe": lambda: tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**_UNTIED | _EXPERTS)),
+    "qwen2-moe": lambda: tf.Qwen2MoeForCausalLM(tf.Qwen2MoeConfig(**_UNTIED | _EXPERTS | _SHARED)),
+    "glm4-moe": _glm4_moe,
     "llava": _llava,
 }
 """Every base by name. Those called llama-… differ from llama in one size each."""

@@ -147,12 +147,31 @@ def _mixtures() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield base, "router", {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}
         yield base, "all-linear", {"target_modules": "all-linear"}
         yield base, "single-names", {"target_modules": [*single, "q_proj"]}
+    yield "mixtral", "expression-single-names", {"target_modules": r".*\.(w[123]|q_proj)"}
+    yield "mixtral", "expression-layer", {"target_modules": r"model\.layers\.1\..*_proj"}
+    yield "qwen3-moe", "expression-single-names", {"target_modules": r".*\.(gate|up|down)_proj"}
+    yield "qwen3-moe", "expression-attention", {"target_modules": r".*\.self_attn\.(q|v)_proj"}
+    yield from _shared_experts()
     yield "mixtral", "parameters-rslora", {"target_modules": [], "target_parameters": both, "use_rslora": True}
     yield "llava", "language", {"target_modules": r".*language_model.*\.(q|v)_proj"}
     yield "llava", "everything", {"target_modules": ["q_proj", "v_proj"]}
     yield "llava", "projector", {"target_modules": ["linear_1", "linear_2"]}
     yield "llava", "all-linear", {"target_modules": "all-linear"}
     yield "llava", "saved-projector", {"target_modules": ["q_proj"], "modules_to_save": ["multi_modal_projector"]}
+
+
+def _shared_experts() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    dense = ["gate_proj", "up_proj", "down_proj"]
+    yield "qwen2-moe", "all-linear", {"target_modules": "all-linear", "lora_dropout": 0.05}
+    yield "qwen2-moe", "dense", {"target_modules": [*ATTENTION, *dense], "lora_dropout": 0.05}
+    yield "qwen2-moe", "dora", {"target_modules": dense, "use_dora": True}
+    yield "qwen2-moe", "lora-bias", {"target_modules": dense, "lora_bias": True}
+    yield "qwen2-moe", "one-half", {"target_modules": ["gate_proj"]}
+    yield "qwen2-moe", "parameters", {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj"]}
+    yield "glm4-moe", "all-linear", {"target_modules": "all-linear"}
+    yield "glm4-moe", "single-names", {"target_modules": [*dense, "q_proj"]}
+    yield "glm4-moe", "expression-dense", {"target_modules": r"model\.layers\.0\.mlp\.(gate|up|down)_proj"}
+    yield "glm4-moe", "excluded", {"target_modules": ["q_proj"], "exclude_modules": ["layers.0.self_attn.q_proj"]}
 
 
 def _tasked(lora: dict[str, Any]) -> dict[str, Any]:

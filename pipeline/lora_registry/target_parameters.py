@@ -49,6 +49,11 @@ class WrappedParameters:
         """The names of the parameters themselves."""
         return frozenset(found.parameter for found in self.by_name.values())
 
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """The names of the modules that hold the parameters."""
+        return frozenset(parameter.rpartition(".")[0] for parameter in self.parameters)
+
 
 def wrap_parameters(config: AdapterConfig, base: BaseProfile, targets: TargetNames) -> WrappedParameters:
     """Find the parameters that target_parameters names and the names under which their tensors are saved."""

@@ -81,6 +81,8 @@ BASES: dict[str, Callable[[], Any]] = {
     "gpt-neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**_SMALL, rotary_pct=0.5)),
     "gpt2": _gpt2,
     "opt": _opt,
+    "phi": lambda: tf.PhiForCausalLM(tf.PhiConfig(**_GROUPED)),
+    "roberta": lambda: tf.RobertaForSequenceClassification(tf.RobertaConfig(**_SMALL, num_labels=2)),
     "classifier": lambda: tf.LlamaForSequenceClassification(tf.LlamaConfig(**_UNTIED, num_labels=3)),
     "bert": lambda: tf.BertForSequenceClassification(tf.BertConfig(**_SMALL, num_labels=2)),
     "mixtral": lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**_UNTIED, num_local_experts=3)),

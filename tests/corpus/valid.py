@@ -65,9 +65,11 @@ _LLAMA: dict[str, dict[str, Any]] = {
     "saved-both": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
     "saved-norm": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
     "saved-block": {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["layers.1.mlp"]},
+    "saved-dotted": {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["mlp.up_proj"]},
     "saved-absent": {"target_modules": ["q_proj"], "modules_to_save": ["score", "classifier"]},
     "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5, 95]},
     "tokens-by-name": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 4]}},
+    "tokens-of-projection": {"target_modules": ["q_proj"], "trainable_token_indices": {"v_proj": [3, 4]}},
     "tokens-of-head": {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 4]}},
     "replication": {"target_modules": ATTENTION, "layer_replication": [[0, 2], [0, 1], [1, 2]]},
     "parameters": {"target_modules": [], "target_parameters": ["q_proj.weight", "mlp.up_proj.weight"]},
@@ -93,6 +95,9 @@ _TIED: dict[str, dict[str, Any]] = {
     },
     "tying-embedding": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
     "tying-saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "tying-expression": {"target_modules": ".*(q_proj|embed_tokens)", "ensure_weight_tying": True},
+    "tying-expression-head": {"target_modules": ".*(q_proj|lm_head)", "ensure_weight_tying": True},
+    "tying-expression-full": {"target_modules": r".*\.(q_proj|embed_tokens)", "ensure_weight_tying": True},
     "all-linear": {"target_modules": "all-linear"},
 }
 
@@ -132,6 +137,12 @@ def _others() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "classifier", "head", {"target_modules": ["q_proj", "score"], "task_type": None}
     yield "bert", "bias-all", {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"}
     yield "bert", "dense", {"target_modules": ["attention.output.dense", "query"], "task_type": "SEQ_CLS"}
+    yield "phi", "head", {"target_modules": ["q_proj", "lm_head"]}
+    yield "phi", "head-bias-all", {"target_modules": ["q_proj", "lm_head"], "bias": "all"}
+    for bias in ("all", "lora_only"):
+        fields = {"target_modules": [], "target_parameters": ["c_attn.weight"], "bias": bias}
+        yield "gpt2", f"parameters-bias-{bias}", fields
+    yield "roberta", "bias-all", {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"}
     yield from _mixtures()
 
 

@@ -157,7 +157,7 @@ CONFIG_FOREIGN_IMPORT = error(
 PATTERN_NOT_LITERAL = error(
     "PATTERN_NOT_LITERAL",
     "The pattern is a regular expression that cannot be matched in linear time here.",
-    "Write module names or their last parts, such as layers.1.self_attn.v_proj.",
+    "List module names or their last parts, such as layers.1.self_attn.v_proj; leave some out with exclude_modules.",
 )
 PATTERN_HAZARDOUS = error(
     "PATTERN_HAZARDOUS",

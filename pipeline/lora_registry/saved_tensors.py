@@ -20,6 +20,10 @@ from lora_registry.findings import Finding
 from lora_registry.safetensors_header import TensorEntry
 from lora_registry.tensor_roles import PREFIX, SortedTensors, unknown_name
 
+_WITHOUT_EMBEDDING = (
+    "Save with save_embedding_layers=False; if the embedding was trained, announce it in modules_to_save."
+)
+
 
 def check_saved(parts: ChangedParts, tensors: SortedTensors) -> Iterator[Finding]:
     """Check every tensor that is not part of a LoRA pair."""
@@ -50,8 +54,12 @@ def _check_whole(parts: ChangedParts, tensors: SortedTensors, parameter: str, en
         return
     announced = _is_saved(parameter, parts.saved) or _is_trained_bias(parts, parameter)
     if not announced and not _is_copied_bias(base, tensors, parameter, entry):
+        embedding = parameter in (f"{base.input_embedding}.weight", f"{base.output_embedding}.weight")
         yield fit_codes.TENSOR_UNANNOUNCED.finding(
-            entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
+            entry.name,
+            expected="modules_to_save or bias",
+            actual="not in adapter_config.json",
+            remedy=_WITHOUT_EMBEDDING if embedding else "",
         )
     elif entry.shape != shape:
         yield fit_codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))

@@ -48,6 +48,7 @@ _LLAMA: dict[str, dict[str, Any]] = {
     "dora-embedding": {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True},
     "lora-bias": {"target_modules": ATTENTION, "lora_bias": True},
     "expression": {"target_modules": r".*\.layers\.\d+\.self_attn\.(q|v)_proj"},
+    "expression-not-ahead": {"target_modules": r"^(?!.*(?:layers\.0|lm_head)).*(?:o_proj|up_proj|v_proj|q_proj).*"},
     "expression-one-layer": {"target_modules": r"model\.layers\.1\..*(up|down)_proj"},
     "expression-excluded": {"target_modules": DENSE, "exclude_modules": r".*\.layers\.0\..*"},
     "excluded": {"target_modules": ATTENTION, "exclude_modules": ["layers.0.self_attn.k_proj"]},

@@ -57,7 +57,7 @@ _OUTER_NAME = {
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _HEADS = ("lm_head", "embed_out")
 _LANGUAGE_MODEL = "language_model.model."
-_HEADED = ("ForCausalLM", "LMHeadModel")
+_HEADED = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
@@ -116,6 +116,7 @@ def _fields_of(running: RunningModel, disk: dict[str, ModuleShape]) -> dict[str,
         "disk_modules": disk,
         "parameters": running.parameters,
         "experts": running.experts,
+        "bare_modules": running.bare_modules,
         "embedding_rows": embedding.in_features,
         "input_embedding": running.input_embedding,
         "output_embedding": running.output_embedding,

@@ -192,6 +192,8 @@ def _first(roles: dict[Role, TensorEntry]) -> str:
 
 
 def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) -> Finding:
+    if base.is_convolution(name):
+        return fit_codes.CONVOLUTION_UNSUPPORTED.finding(subject, actual=name)
     holder = name.replace(".base_layer", "")
     if f"{name}.weight" in base.parameters:
         return fit_codes.MODULE_NOT_TARGETED.finding(subject, expected="its weight in target_parameters", actual=name)
@@ -217,13 +219,14 @@ def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTenso
 
 
 def _containers(base: BaseProfile) -> tuple[Sequence[str], frozenset[str]]:
-    """All modules that hold a parameter, themselves or within them, and that no LoRA replaces; all their endings."""
+    """All modules that no LoRA can replace, those that hold others and those without a parameter; all their endings."""
     key = id(base.modules), id(base.parameters)
     kept = _CONTAINERS.get(key)
     if kept is None:
         if len(_CONTAINERS) >= _MOST_CONTAINERS:
             _CONTAINERS.clear()
-        containers = sorted(modules_around(base.parameter_names()) - base.modules.keys())
+        others = modules_around(base.parameter_names()).union(base.bare_modules) - base.modules.keys()
+        containers = sorted(name for name in others if not base.is_convolution(name))
         kept = _CONTAINERS[key] = base, containers, frozenset(part for name in containers for part in endings(name))
     return kept[1:]
 

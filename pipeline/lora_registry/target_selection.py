@@ -213,7 +213,11 @@ def _resolved(config: AdapterConfig, base: BaseProfile, stacks: Mapping[str, str
         linear = {name.rpartition(".")[2] for name in _all_linear(config, base) if name in base.modules}
         return tuple(sorted(linear | stacks.keys()))
     targets, parameters = select_targets(config, base), list(base.parameter_names())
-    found = {name.rpartition(".")[2] for name in (*modules_around(parameters), *parameters) if name in targets}
+    found = {
+        name.rpartition(".")[2]
+        for name in (*modules_around(parameters), *base.bare_modules, *parameters)
+        if name in targets
+    }
     for old, stack in stacks.items():
         holders = (name.rpartition(".")[0] for name in parameters if name.endswith(f".{stack}"))
         if old not in found and any(f"{holder}.{old}" in targets for holder in holders):

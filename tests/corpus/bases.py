@@ -41,6 +41,23 @@ def _llava() -> Any:
     )
 
 
+def _gemma3_images() -> Any:
+    """A composite model without a head of its own in the files, and with a convolution."""
+    vision = tf.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    text = tf.Gemma3TextConfig(**_GROUPED, head_dim=8)
+    config = tf.Gemma3Config(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        mm_tokens_per_image=4,
+        image_token_index=90,
+        boi_token_index=91,
+        eoi_token_index=92,
+    )
+    return tf.Gemma3ForConditionalGeneration(config)
+
+
 def _gpt2() -> Any:
     config = tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=64, bos_token_id=1)
     return tf.GPT2LMHeadModel(config)
@@ -90,6 +107,7 @@ BASES: dict[str, Callable[[], Any]] = {
     "qwen2-moe": lambda: tf.Qwen2MoeForCausalLM(tf.Qwen2MoeConfig(**_UNTIED | _EXPERTS | _SHARED)),
     "glm4-moe": _glm4_moe,
     "llava": _llava,
+    "gemma3-images": _gemma3_images,
 }
 """Every base by name. Those called llama-… differ from llama in one size each."""
 

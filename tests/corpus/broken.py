@@ -220,6 +220,7 @@ _CONFIGS = (
     ("targets-text", "MODULE_NOT_TARGETED", {"target_modules": "q_proj"}),
     ("targets-none", "CONFIG_FIELD_MISSING", {"target_modules": None}),
     ("targets-block", "TARGET_NOT_A_PROJECTION", {"target_modules": ["q_proj", "v_proj", "self_attn"]}),
+    ("targets-activation", "TARGET_NOT_A_PROJECTION", {"target_modules": ["q_proj", "v_proj", "act_fn"]}),
     ("targets-norm", "TARGET_NOT_A_PROJECTION", {"target_modules": ["q_proj", "v_proj", "norm"]}),
     ("excluded", "MODULE_NOT_TARGETED", {"exclude_modules": ["v_proj"]}),
     ("layers", "MODULE_NOT_TARGETED", {"layers_to_transform": [0]}),
@@ -277,6 +278,17 @@ def _configs() -> Iterator[Broken]:
     yield Broken("config-experts-and-dora", "mixtral-parameters", (invalid,), with_config(use_dora=True))
     yield Broken("config-experts-and-dropout", "mixtral-parameters", (invalid,), with_config(lora_dropout=0.5))
     yield Broken("config-embedding-and-bias", "llama-embedding-only", (invalid,), with_config(lora_bias=True))
+    patches = f"{PREFIX}model.vision_tower.embeddings.patch_embedding"
+    yield Broken(
+        "config-convolution",
+        "gemma3-images-everything",
+        ("CONVOLUTION_UNSUPPORTED",),
+        both(
+            with_config(target_modules=["q_proj", "v_proj", "patch_embedding"]),
+            added(f"{patches}.lora_A.weight", 4, 3, 4, 4),
+            added(f"{patches}.lora_B.weight", 16, 4, 1, 1),
+        ),
+    )
     yield Broken(
         "config-saved-nested",
         "llama-saved-block",

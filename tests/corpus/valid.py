@@ -165,6 +165,9 @@ def _mixtures() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "qwen3-moe", "expression-attention", {"target_modules": r".*\.self_attn\.(q|v)_proj"}
     yield from _shared_experts()
     yield "mixtral", "parameters-rslora", {"target_modules": [], "target_parameters": both, "use_rslora": True}
+    yield "gemma3-images", "everything", {"target_modules": ["q_proj", "v_proj"]}
+    yield "gemma3-images", "head", {"target_modules": ["q_proj", "lm_head"]}
+    yield "gemma3-images", "all-linear", {"target_modules": "all-linear"}
     yield "llava", "language", {"target_modules": r".*language_model.*\.(q|v)_proj"}
     yield "llava", "everything", {"target_modules": ["q_proj", "v_proj"]}
     yield "llava", "projector", {"target_modules": ["linear_1", "linear_2"]}

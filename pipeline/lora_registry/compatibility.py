@@ -90,7 +90,7 @@ def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
         if alpha <= 0:
             yield file_codes.ALPHA_NOT_POSITIVE.finding(f"alpha_pattern.{pattern[:100]}", actual=alpha)
             break
-    if config.init_lora_weights.startswith(_CHANGES_BASE):
+    if config.init_lora_weights.lower().startswith(_CHANGES_BASE):
         yield file_codes.NEEDS_CHANGED_BASE.finding("init_lora_weights", actual=config.init_lora_weights[:40])
     for name in config.unknown_fields[:20]:
         yield file_codes.CONFIG_FIELD_UNKNOWN.finding(name[:100])
@@ -171,14 +171,20 @@ def _check_initialisation(
         message = "PEFT loads it only onto a model that was prepared for CorDA."
     elif named == "mica" and config.use_dora:
         message = "PEFT refuses it together with use_dora."
-    elif wrapped and named.startswith(_READS_BASE):
-        message = "PEFT takes it for modules only, not for parameters such as stacked experts."
+    elif named == "mica" and wrapped:
+        message = "PEFT takes it for modules only, not for parameters."
+    elif named.startswith(_READS_BASE) and any(_holder(found) not in base.modules for found in wrapped.values()):
+        message = "PEFT takes it for projections only, not for parameters such as stacked experts."
     elif named == "olora" and any(_is_conv1d(base, name) for name in tensors.lora):
         message = "PEFT gives the halves the wrong shapes on a Conv1D."
     else:
         return
     remedy = "Set init_lora_weights to true in adapter_config.json: the weights are trained, and it counts no more."
     yield file_codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message, actual=named[:40], remedy=remedy)
+
+
+def _holder(found: WrappedParameter) -> str:
+    return found.parameter.rpartition(".")[0]
 
 
 def _is_conv1d(base: BaseProfile, name: str) -> bool:

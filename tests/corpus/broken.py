@@ -276,6 +276,9 @@ def _configs() -> Iterator[Broken]:
         "config-half-fused", "mixtral-attention", ("EXPERTS_HALF_FUSED",), with_config(target_modules=["w1", "q_proj"])
     )
     yield Broken("config-experts-and-dora", "mixtral-parameters", (invalid,), with_config(use_dora=True))
+    experts = with_config(init_lora_weights="orthogonal")
+    yield Broken("config-experts-and-orthogonal", "mixtral-parameters", (invalid,), experts)
+    yield Broken("config-parameters-and-mica", "llama-parameters", (invalid,), with_config(init_lora_weights="mica"))
     yield Broken("config-experts-and-dropout", "mixtral-parameters", (invalid,), with_config(lora_dropout=0.5))
     yield Broken("config-embedding-and-bias", "llama-embedding-only", (invalid,), with_config(lora_bias=True))
     patches = f"{PREFIX}model.vision_tower.embeddings.patch_embedding"

@@ -74,6 +74,11 @@ _LLAMA: dict[str, dict[str, Any]] = {
     "tokens-of-head": {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 4]}},
     "replication": {"target_modules": ATTENTION, "layer_replication": [[0, 2], [0, 1], [1, 2]]},
     "parameters": {"target_modules": [], "target_parameters": ["q_proj.weight", "mlp.up_proj.weight"]},
+    "parameters-orthogonal": {
+        "target_modules": [],
+        "target_parameters": ["q_proj.weight"],
+        "init_lora_weights": "orthogonal",
+    },
     "dropout": {"target_modules": ["q_proj"], "lora_dropout": 0.1},
     "gaussian": {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
     "orthogonal": {"target_modules": ["q_proj"], "init_lora_weights": "orthogonal"},

@@ -22,8 +22,9 @@ from lora_registry.base_profile import (
     RunningModel,
 )
 from lora_registry.quantized_bases import ReadTensor, Shape, is_supported, quantization_method, unpacked_shapes
+from lora_registry.renamed_modules import LANGUAGE_MODEL, composite_name, renamed_module
 from lora_registry.safetensors_header import Header, TensorEntry
-from lora_registry.stacked_experts import renamed_module, stack_experts
+from lora_registry.stacked_experts import stack_experts
 from lora_registry.tokenizer_maps import TokenizerMap
 
 _CONV1D_MODEL_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
@@ -56,7 +57,6 @@ _OUTER_NAME = {
 }
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _HEADS = ("lm_head", "embed_out")
-_LANGUAGE_MODEL = "language_model.model."
 _HEADED = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -222,9 +222,9 @@ def _model_of_headers(
 def _running_names(shapes: dict[str, Shape], config: dict[str, Any], architecture: str) -> dict[str, Shape]:
     """Names as in the running model: weights saved from the inner model lack the outer one's first segment."""
     if _is_composite(config):
-        if not any(key.startswith(_LANGUAGE_MODEL) for key in shapes):
+        if not any(key.startswith(LANGUAGE_MODEL) for key in shapes):
             raise BaseProfileError.of(fit_codes.BASE_ARCHITECTURE_UNSUPPORTED, "text_config")
-        return {_composite_name(key): shape for key, shape in shapes.items()}
+        return {composite_name(key): shape for key, shape in shapes.items()}
     if architecture.endswith("Model") and not architecture.endswith(_HEADED):
         return shapes
     if not any(key.partition(".")[0] in _OUTER_NAME for key in shapes):
@@ -241,18 +241,6 @@ def _renamed(key: str) -> str:
     if key.startswith("embed_out."):
         return f"lm_head.{key.removeprefix('embed_out.')}"
     return renamed_module(key)
-
-
-def _composite_name(key: str) -> str:
-    """A name of a LLaVA-like model's files as the running model has it.
-
-    Source: the conversion of llava in transformers/conversion_mapping.py (transformers 5.23.0).
-    """
-    if key.startswith(_LANGUAGE_MODEL):
-        return f"model.language_model.{key[len(_LANGUAGE_MODEL) :]}"
-    if key.startswith("language_model.lm_head."):
-        return key.removeprefix("language_model.")
-    return f"model.{key}"
 
 
 def _sorted_shapes(

@@ -19,9 +19,10 @@ from lora_registry.base_profile import BaseProfile, BuiltFrom, ModuleKind, Modul
 from lora_registry.changed_parts import ChangedParts, changed_parts
 from lora_registry.findings import Finding
 from lora_registry.module_patterns import PatternTable, endings
+from lora_registry.renamed_modules import renamed_module, running_name
 from lora_registry.safetensors_header import Header, TensorEntry
 from lora_registry.saved_tensors import check_saved
-from lora_registry.stacked_experts import CONVERTED_TARGETS, PROJECTIONS_OF, renamed_module, stack_of
+from lora_registry.stacked_experts import CONVERTED_TARGETS, PROJECTIONS_OF, stack_of
 from lora_registry.target_parameters import WrappedParameter
 from lora_registry.target_selection import TargetNames
 from lora_registry.tensor_roles import PREFIX, Role, SortedTensors, sort_tensors, unknown_name
@@ -142,7 +143,7 @@ def _check_other_name(parts: ChangedParts, name: str, roles: dict[Role, TensorEn
     parameter = parts.wrapped.by_name.get(renamed_module(name))
     if parameter is not None:
         return _check_parameter(name, roles, parameter, parts.ranks)
-    if name not in parts.targets:
+    if running_name(name, parts.base.modules) not in parts.targets:
         return [fit_codes.MODULE_NOT_TARGETED.finding(_first(roles), actual=name)]
     return _check_module(parts.config, name, roles, shape, parts.ranks.of(name))
 
@@ -215,6 +216,9 @@ def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) 
 def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTensors) -> Iterator[Finding]:
     """What is targeted beside the modules that have tensors."""
     absent = [name for name in base.modules if name not in tensors.lora and name in targets]
+    if absent and base.disk_modules:
+        renamed = {running_name(name, base.modules) for name in tensors.lora if name in base.disk_modules}
+        absent = [name for name in absent if name not in renamed]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         yield fit_codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")

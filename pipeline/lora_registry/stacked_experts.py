@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from lora_registry.base_profile import ExpertShape, ModuleShape
+from lora_registry.renamed_modules import renamed_module
 
 _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)")
 _STACK_OF = {
@@ -41,11 +42,6 @@ qwen2_moe itself, phimoe and jamba.
 Source: `_MODEL_TO_CONVERSION_PATTERN` and `_MOE_TARGET_MODULE_MAPPING` in peft/utils/transformers_weight_conversion.py
     (PEFT 0.21.2), with transformers/conversion_mapping.py (transformers 5.23.0).
 """
-
-
-def renamed_module(name: str) -> str:
-    """A module's name as transformers has it since version 5. Source: transformers/conversion_mapping.py (5.23.0)."""
-    return name.replace(".block_sparse_moe.", ".mlp.")
 
 
 def stack_of(module: str) -> str | None:

@@ -109,3 +109,32 @@ def test_a_composite_model_knows_the_names_of_its_files(corpus: Corpus, tmp_path
     result = set_peft_model_state_dict(adapted, load_peft_weights(str(directory)))
     assert result.unexpected_keys == []
     assert (logits(adapted) - before).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("targets", "codes"),
+    [
+        (r"model\.language_model\.layers.*\.(q|v)_proj", []),
+        (r"language_model\.model.*\.(q|v)_proj", ["MODULE_NOT_TARGETED"]),
+        (["language_model.model.layers.0.self_attn.q_proj", "v_proj"], ["MODULE_NOT_TARGETED"]),
+    ],
+)
+def test_targets_are_asked_for_by_the_running_model_s_names(
+    corpus: Corpus, tmp_path: Path, targets: list[str] | str, codes: list[str]
+) -> None:
+    """PEFT looks for targets among the running model's modules, whatever names the tensors have."""
+    directory = tmp_path / "adapter"
+    modules = corpus.profiles["llava"].disk_modules
+    language = {name: shape for name, shape in modules.items() if name.startswith("language_model.model")}
+    write_adapter(directory, language, ["q_proj", "v_proj"])
+    fields = json.loads((directory / CONFIG).read_text())
+    (directory / CONFIG).write_text(json.dumps(fields | {"target_modules": targets}))
+    for profiles in (corpus.profiles, corpus.of_headers):
+        assert sorted(set(errors_of(judge(directory, profiles["llava"], root=tmp_path)))) == codes
+    try:
+        adapted = PeftModel.from_pretrained(make_model("llava"), str(directory)).eval()
+        result = set_peft_model_state_dict(adapted, load_peft_weights(str(directory)))
+    except ValueError:
+        assert codes
+    else:
+        assert bool(result.unexpected_keys) == bool(codes)

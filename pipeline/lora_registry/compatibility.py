@@ -167,11 +167,13 @@ def _check_initialisation(
 
     Source: the `…_init` methods of LoraLayer in peft/tuners/lora/layer.py (PEFT 0.21.2).
     """
-    named = config.init_lora_weights.lower()
+    named, ranks = config.init_lora_weights.lower(), config.ranks()
     if named == "corda":
         message = "PEFT loads it only onto a model that was prepared for CorDA."
     elif named == "mica" and config.use_dora:
         message = "PEFT refuses it together with use_dora."
+    elif named == "mica" and any(_is_narrower(base, name, ranks.of(name)) for name in tensors.lora):
+        message = "PEFT refuses it for a rank above a projection's smaller side."
     elif named == "mica" and wrapped:
         message = "PEFT takes it for modules only, not for parameters."
     elif named.startswith(_READS_BASE) and any(_holder(found) not in base.modules for found in wrapped.values()):
@@ -182,6 +184,11 @@ def _check_initialisation(
         return
     remedy = "Set init_lora_weights to true in adapter_config.json: the weights are trained, and it counts no more."
     yield file_codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message, actual=named[:40], remedy=remedy)
+
+
+def _is_narrower(base: BaseProfile, name: str, rank: int) -> bool:
+    shape = base.module(name)
+    return shape is not None and min(shape.in_features, shape.out_features) < rank
 
 
 def _holder(found: WrappedParameter) -> str:

@@ -279,6 +279,8 @@ def _configs() -> Iterator[Broken]:
     experts = with_config(init_lora_weights="orthogonal")
     yield Broken("config-experts-and-orthogonal", "mixtral-parameters", (invalid,), experts)
     yield Broken("config-parameters-and-mica", "llama-parameters", (invalid,), with_config(init_lora_weights="mica"))
+    mica = with_config(init_lora_weights="mica")
+    yield Broken("config-rank-above-width-and-mica", "llama-rank-above-width", (invalid,), mica)
     yield Broken("config-experts-and-dropout", "mixtral-parameters", (invalid,), with_config(lora_dropout=0.5))
     yield Broken("config-embedding-and-bias", "llama-embedding-only", (invalid,), with_config(lora_bias=True))
     patches = f"{PREFIX}model.vision_tower.embeddings.patch_embedding"
@@ -296,7 +298,11 @@ def _configs() -> Iterator[Broken]:
         "config-saved-nested",
         "llama-saved-block",
         ("SAVED_MODULE_INVALID",),
-        with_config(modules_to_save=["layers.1.mlp", "up_proj"], target_modules=["q_proj"]),
+        both(
+            without("up_proj.lora_A.weight"),
+            without("up_proj.lora_B.weight"),
+            with_config(modules_to_save=["layers.1.mlp", "layers.1.mlp.up_proj"], target_modules=["q_proj"]),
+        ),
     )
     yield Broken(
         "config-tying-saved-and-head",

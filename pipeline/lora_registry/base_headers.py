@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,13 +17,14 @@ from lora_registry.base_profile import (
     BaseProfile,
     BaseProfileError,
     BuiltFrom,
-    ExpertShape,
     ModuleKind,
     ModuleShape,
     RunningModel,
 )
 from lora_registry.quantized_bases import ReadTensor, Shape, is_supported, quantization_method, unpacked_shapes
+from lora_registry.renamed_modules import LANGUAGE_MODEL, composite_name, renamed_module
 from lora_registry.safetensors_header import Header, TensorEntry
+from lora_registry.stacked_experts import stack_experts
 from lora_registry.tokenizer_maps import TokenizerMap
 
 _CONV1D_MODEL_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
@@ -55,11 +55,9 @@ _OUTER_NAME = {
     "decoder": "model",
     "embed_tokens": "model",
 }
-_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _HEADS = ("lm_head", "embed_out")
-_LANGUAGE_MODEL = "language_model.model."
-_HEADED = ("ForCausalLM", "LMHeadModel")
+_HEADED = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
@@ -118,6 +116,7 @@ def _fields_of(running: RunningModel, disk: dict[str, ModuleShape]) -> dict[str,
         "disk_modules": disk,
         "parameters": running.parameters,
         "experts": running.experts,
+        "bare_modules": running.bare_modules,
         "embedding_rows": embedding.in_features,
         "input_embedding": running.input_embedding,
         "output_embedding": running.output_embedding,
@@ -171,8 +170,10 @@ def _plain_shapes(
 
 
 def _is_buffer(key: str, entry: TensorEntry) -> bool:
-    """Masks and rotary frequencies that old checkpoints hold; they are no parameters."""
-    return key.endswith("rotary_emb.inv_freq") or (len(entry.shape) != 1 and key.endswith(_BUFFERS))
+    """Masks, rotary frequencies and what balances a router's load; they are no parameters."""
+    return key.endswith(("rotary_emb.inv_freq", ".gate.e_score_correction_bias")) or (
+        len(entry.shape) != 1 and key.endswith(_BUFFERS)
+    )
 
 
 def _layer_of(key: str) -> int | None:
@@ -204,7 +205,7 @@ def _model_of_headers(
     """The running model as far as the files tell it, and the modules that it names otherwise."""
     named = _running_names(shapes, config, architecture)
     modules, parameters = _sorted_shapes(named, model_type)
-    disk, experts = _stacked_experts(modules)
+    disk, experts = stack_experts(modules)
     for module in disk:
         del modules[module]
     if _is_composite(config) or any(_renamed(key) != key for key in shapes):
@@ -221,9 +222,9 @@ def _model_of_headers(
 def _running_names(shapes: dict[str, Shape], config: dict[str, Any], architecture: str) -> dict[str, Shape]:
     """Names as in the running model: weights saved from the inner model lack the outer one's first segment."""
     if _is_composite(config):
-        if not any(key.startswith(_LANGUAGE_MODEL) for key in shapes):
+        if not any(key.startswith(LANGUAGE_MODEL) for key in shapes):
             raise BaseProfileError.of(fit_codes.BASE_ARCHITECTURE_UNSUPPORTED, "text_config")
-        return {_composite_name(key): shape for key, shape in shapes.items()}
+        return {composite_name(key): shape for key, shape in shapes.items()}
     if architecture.endswith("Model") and not architecture.endswith(_HEADED):
         return shapes
     if not any(key.partition(".")[0] in _OUTER_NAME for key in shapes):
@@ -239,19 +240,7 @@ def _renamed(key: str) -> str:
     """A name that transformers changed in version 5. Source: transformers/conversion_mapping.py (5.23.0)."""
     if key.startswith("embed_out."):
         return f"lm_head.{key.removeprefix('embed_out.')}"
-    return key.replace(".block_sparse_moe.", ".mlp.")
-
-
-def _composite_name(key: str) -> str:
-    """A name of a LLaVA-like model's files as the running model has it.
-
-    Source: the conversion of llava in transformers/conversion_mapping.py (transformers 5.23.0).
-    """
-    if key.startswith(_LANGUAGE_MODEL):
-        return f"model.language_model.{key[len(_LANGUAGE_MODEL) :]}"
-    if key.startswith("language_model.lm_head."):
-        return key.removeprefix("language_model.")
-    return f"model.{key}"
+    return renamed_module(key)
 
 
 def _sorted_shapes(
@@ -268,29 +257,6 @@ def _sorted_shapes(
         out, in_ = shape if kind is ModuleKind.LINEAR else shape[::-1]
         modules[module] = ModuleShape(out_features=out, in_features=in_, kind=kind)
     return modules, parameters
-
-
-def _stacked_experts(modules: dict[str, ModuleShape]) -> tuple[dict[str, ModuleShape], dict[str, ExpertShape]]:
-    """Single experts, and the parameters into which the running model stacks them.
-
-    Source: the conversions of mixtral and qwen2_moe in transformers/conversion_mapping.py (transformers 5.23.0).
-    """
-    single: dict[str, ModuleShape] = {}
-    stacked: dict[str, ExpertShape] = {}
-    for module, shape in modules.items():
-        match = _EXPERT.fullmatch(module)
-        if match is None:
-            continue
-        single[module] = shape
-        container, number, down = match[1], int(match[2]) + 1, match[3] in ("w2", "down_proj")
-        name = f"{container}.{'down_proj' if down else 'gate_up_proj'}"
-        earlier = stacked.get(name)
-        out = shape.out_features if down else 2 * shape.out_features
-        stacked[name] = ExpertShape(
-            experts=max(number, earlier.experts if earlier else 0), out_features=out, in_features=shape.in_features
-        )
-    ordered = sorted(stacked, key=lambda name: (name.rpartition(".")[0], name.endswith("down_proj")))
-    return single, {name: stacked[name] for name in ordered}
 
 
 def _checked(shapes: dict[str, Shape], running: RunningModel, config: dict[str, Any]) -> dict[str, ModuleShape]:

@@ -6,7 +6,7 @@ kept beside them, because adapters that were trained with an older transformers 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
@@ -100,6 +100,7 @@ class RunningModel:
         experts: those parameters that stack experts.
         input_embedding, output_embedding: names of these modules; "" if there is none.
         tied: whether both share one weight.
+        bare_modules: names of the modules that hold no parameter, such as activations.
         built_of_headers: whether the weights' files were all there was to make it from.
     """
 
@@ -109,6 +110,7 @@ class RunningModel:
     input_embedding: str = ""
     output_embedding: str = ""
     tied: bool = False
+    bare_modules: tuple[str, ...] = ()
     built_of_headers: bool = False
 
 
@@ -126,6 +128,7 @@ class BaseProfile(BaseModel):
         disk_modules: modules that only the files name so, such as single experts that the running model stacks.
         parameters: shape of every other parameter (norms, biases, …), by its name in the running model.
         experts: those parameters that stack the matrices of experts.
+        bare_modules: names of the modules that hold no parameter, such as activations; headers do not tell them.
         num_layers: layers of the model.
         embedding_rows: rows of the input embedding, at least the size of the vocabulary.
         input_embedding: name of the module that embeds the input tokens.
@@ -153,6 +156,7 @@ class BaseProfile(BaseModel):
     disk_modules: dict[str, ModuleShape] = {}
     parameters: dict[str, tuple[int, ...]] = {}
     experts: dict[str, ExpertShape] = {}
+    bare_modules: tuple[str, ...] = ()
     num_layers: int
     embedding_rows: int
     input_embedding: str
@@ -197,11 +201,26 @@ class BaseProfile(BaseModel):
                 return module.weight_shape
         return self.parameters.get(name)
 
+    def is_convolution(self, name: str) -> bool:
+        """Whether a module's weight has two dimensions and those of a kernel of two or three."""
+        return len(self.parameters.get(f"{name}.weight", ())) in (4, 5)
+
     def parameter_names(self) -> Iterator[str]:
         """The names of all parameters, by module; those of a module in the order in which it has them."""
         for module in self.modules:
             yield f"{module}.weight"
         yield from self.parameters
+
+
+def modules_around(parameters: Iterable[str]) -> set[str]:
+    """All modules that hold one of the parameters, themselves or within them."""
+    holders: set[str] = set()
+    for parameter in parameters:
+        module = parameter.rpartition(".")[0]
+        while module and module not in holders:
+            holders.add(module)
+            module = module.rpartition(".")[0]
+    return holders
 
 
 def equal_shape(one: BaseProfile, other: BaseProfile) -> bool:

@@ -15,14 +15,16 @@ from itertools import islice
 
 from lora_registry import file_codes, fit_codes
 from lora_registry.adapter_config import AdapterConfig
-from lora_registry.base_profile import BaseProfile, BuiltFrom, ModuleKind, ModuleShape
+from lora_registry.base_profile import BaseProfile, BuiltFrom, ModuleKind, ModuleShape, modules_around
+from lora_registry.changed_parts import ChangedParts, changed_parts
 from lora_registry.findings import Finding
-from lora_registry.layer_replication import replicate
 from lora_registry.module_patterns import PatternTable, endings
+from lora_registry.renamed_modules import renamed_module, running_name
 from lora_registry.safetensors_header import Header, TensorEntry
 from lora_registry.saved_tensors import check_saved
-from lora_registry.target_parameters import WrappedParameter, wrap_parameters
-from lora_registry.target_selection import TargetNames, saved_names, select_targets, with_fused_experts
+from lora_registry.stacked_experts import CONVERTED_TARGETS, PROJECTIONS_OF, stack_of
+from lora_registry.target_parameters import WrappedParameter
+from lora_registry.target_selection import TargetNames
 from lora_registry.tensor_roles import PREFIX, Role, SortedTensors, sort_tensors, unknown_name
 
 MAX_FINDINGS = 1000
@@ -55,28 +57,23 @@ def check_compatibility(config: AdapterConfig, header: Header, base: BaseProfile
         that the adapter fits. The subject of a finding is a tensor's name or a field of adapter_config.json.
     """
     findings = [*_noteworthy(config, base)]
-    converted = with_fused_experts(config, base)
-    if converted is None:
-        return [*findings, file_codes.EXPERTS_HALF_FUSED.finding("target_modules")]
-    if config.layer_replication:
-        deeper = replicate(base, config.layer_replication)
-        if isinstance(deeper, Finding):
-            return [*findings, deeper]
-        base = deeper
+    parts = changed_parts(config, base)
+    if isinstance(parts, Finding):
+        return [*findings, parts]
     tensors = sort_tensors(header.tensors.values(), at_most=MAX_FINDINGS)
-    findings += islice(_all_of(converted, header, base, tensors), MAX_FINDINGS + 1)
+    findings += islice(_all_of(parts, header, tensors), MAX_FINDINGS + 1)
     if len(findings) > MAX_FINDINGS:
         findings[MAX_FINDINGS:] = [fit_codes.TOO_MANY_FINDINGS.finding()]
     return findings
 
 
-def _all_of(config: AdapterConfig, header: Header, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
+def _all_of(parts: ChangedParts, header: Header, tensors: SortedTensors) -> Iterator[Finding]:
     yield from tensors.findings
     for entry in header.tensors.values():
         if entry.dtype not in _FLOATS:
             yield fit_codes.TENSOR_DTYPE.finding(entry.name, expected="F32, F16 or BF16", actual=entry.dtype)
-    yield from _check_modules(config, base, tensors)
-    yield from check_saved(config, base, tensors)
+    yield from _check_modules(parts, tensors)
+    yield from check_saved(parts, tensors)
 
 
 def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
@@ -94,27 +91,27 @@ def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
         if alpha <= 0:
             yield file_codes.ALPHA_NOT_POSITIVE.finding(f"alpha_pattern.{pattern[:100]}", actual=alpha)
             break
-    if config.init_lora_weights.startswith(_CHANGES_BASE):
+    if config.init_lora_weights.lower().startswith(_CHANGES_BASE):
         yield file_codes.NEEDS_CHANGED_BASE.finding("init_lora_weights", actual=config.init_lora_weights[:40])
     for name in config.unknown_fields[:20]:
         yield file_codes.CONFIG_FIELD_UNKNOWN.finding(name[:100])
 
 
-def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
-    targets, ranks = select_targets(config, base), config.ranks()
-    wrapped = wrap_parameters(config, base, targets)
+def _check_modules(parts: ChangedParts, tensors: SortedTensors) -> Iterator[Finding]:
+    base, targets, saved, wrapped = parts.base, parts.targets, parts.saved, parts.wrapped
     yield from wrapped.findings
-    yield from _check_initialisation(config, base, wrapped.by_name, tensors)
-    saved, applied = saved_names(config, base), 0
+    yield from _check_initialisation(parts.config, base, wrapped.by_name, tensors)
+    applied = 0
     for name, roles in tensors.lora.items():
         parameter = wrapped.by_name.get(name)
         if parameter is not None:
             applied += 1
-            yield from _check_parameter(name, roles, parameter, ranks)
+            yield from _check_parameter(name, roles, parameter, parts.ranks)
             continue
-        shape = base.module(name)
+        shape = base.modules.get(name)
         if shape is None:
-            yield _unknown(_first(roles), name, config, base)
+            applied += name in base.disk_modules
+            yield from _check_other_name(parts, name, roles)
             continue
         applied += 1
         if saved and name.endswith(saved):
@@ -126,11 +123,41 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
                 _first(roles), "PEFT puts no LoRA on this module of a Mamba model."
             )
         else:
-            yield from _check_module(config, name, roles, shape, ranks)
+            yield from _check_module(parts.config, name, roles, shape, parts.ranks.of(name))
     if not applied:
         yield fit_codes.NO_MODULE_APPLIED.finding(expected="at least 1 module", actual="0 modules")
     yield from _check_targets(base, targets, tensors)
-    yield from _absent_parameters(wrapped.by_name, tensors)
+    stacks = {stack_of(name) for name in tensors.lora if name in base.disk_modules}
+    yield from _absent_experts(parts, tensors, stacks)
+    yield from _absent_parameters(wrapped.by_name, tensors, stacks)
+
+
+def _check_other_name(parts: ChangedParts, name: str, roles: dict[Role, TensorEntry]) -> Iterable[Finding]:
+    """A module that the running model does not have, or has under another name."""
+    shape = parts.base.disk_modules.get(name)
+    if shape is None:
+        return [_unknown(_first(roles), name, parts.config, parts.base)]
+    stack = stack_of(name)
+    if stack is not None:
+        return _check_expert(parts, name, roles, shape, stack)
+    parameter = parts.wrapped.by_name.get(renamed_module(name))
+    if parameter is not None:
+        return _check_parameter(name, roles, parameter, parts.ranks)
+    if running_name(name, parts.base.modules) not in parts.targets:
+        return [fit_codes.MODULE_NOT_TARGETED.finding(_first(roles), actual=name)]
+    return _check_module(parts.config, name, roles, shape, parts.ranks.of(name))
+
+
+def _check_expert(
+    parts: ChangedParts, name: str, roles: dict[Role, TensorEntry], shape: ModuleShape, stack: str
+) -> Iterable[Finding]:
+    """A single expert's projection: PEFT puts it into the stack's tensors if it converts adapters of this family."""
+    if parts.base.model_type not in CONVERTED_TARGETS:
+        return [file_codes.EXPERTS_NOT_CONVERTED.finding(_first(roles), actual=name)]
+    if stack not in parts.wrapped.parameters:
+        return [fit_codes.MODULE_NOT_TARGETED.finding(_first(roles), actual=name)]
+    rank = parts.ranks.of(stack) // PROJECTIONS_OF[stack.rpartition(".")[2]]
+    return _check_module(parts.config, name, roles, shape, rank)
 
 
 def _check_initialisation(
@@ -140,19 +167,32 @@ def _check_initialisation(
 
     Source: the `…_init` methods of LoraLayer in peft/tuners/lora/layer.py (PEFT 0.21.2).
     """
-    named = config.init_lora_weights.lower()
+    named, ranks = config.init_lora_weights.lower(), config.ranks()
     if named == "corda":
         message = "PEFT loads it only onto a model that was prepared for CorDA."
     elif named == "mica" and config.use_dora:
         message = "PEFT refuses it together with use_dora."
-    elif wrapped and named.startswith(_READS_BASE):
-        message = "PEFT takes it for modules only, not for parameters such as stacked experts."
+    elif named == "mica" and any(_is_narrower(base, name, ranks.of(name)) for name in tensors.lora):
+        message = "PEFT refuses it for a rank above a projection's smaller side."
+    elif named == "mica" and wrapped:
+        message = "PEFT takes it for modules only, not for parameters."
+    elif named.startswith(_READS_BASE) and any(_holder(found) not in base.modules for found in wrapped.values()):
+        message = "PEFT takes it for projections only, not for parameters such as stacked experts."
     elif named == "olora" and any(_is_conv1d(base, name) for name in tensors.lora):
         message = "PEFT gives the halves the wrong shapes on a Conv1D."
     else:
         return
     remedy = "Set init_lora_weights to true in adapter_config.json: the weights are trained, and it counts no more."
     yield file_codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message, actual=named[:40], remedy=remedy)
+
+
+def _is_narrower(base: BaseProfile, name: str, rank: int) -> bool:
+    shape = base.module(name)
+    return shape is not None and min(shape.in_features, shape.out_features) < rank
+
+
+def _holder(found: WrappedParameter) -> str:
+    return found.parameter.rpartition(".")[0]
 
 
 def _is_conv1d(base: BaseProfile, name: str) -> bool:
@@ -166,6 +206,8 @@ def _first(roles: dict[Role, TensorEntry]) -> str:
 
 
 def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) -> Finding:
+    if base.is_convolution(name):
+        return fit_codes.CONVOLUTION_UNSUPPORTED.finding(subject, actual=name)
     holder = name.replace(".base_layer", "")
     if f"{name}.weight" in base.parameters:
         return fit_codes.MODULE_NOT_TARGETED.finding(subject, expected="its weight in target_parameters", actual=name)
@@ -181,6 +223,9 @@ def _unknown(subject: str, name: str, config: AdapterConfig, base: BaseProfile) 
 def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTensors) -> Iterator[Finding]:
     """What is targeted beside the modules that have tensors."""
     absent = [name for name in base.modules if name not in tensors.lora and name in targets]
+    if absent and base.disk_modules:
+        renamed = {running_name(name, base.modules) for name in tensors.lora if name in base.disk_modules}
+        absent = [name for name in absent if name not in renamed]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         yield fit_codes.TARGETS_WITHOUT_TENSORS.finding("target_modules", actual=f"{len(absent)} modules: {shown}")
@@ -191,25 +236,36 @@ def _check_targets(base: BaseProfile, targets: TargetNames, tensors: SortedTenso
 
 
 def _containers(base: BaseProfile) -> tuple[Sequence[str], frozenset[str]]:
-    """All modules that hold a parameter, themselves or within them, and that no LoRA replaces; all their endings."""
+    """All modules that no LoRA can replace, those that hold others and those without a parameter; all their endings."""
     key = id(base.modules), id(base.parameters)
     kept = _CONTAINERS.get(key)
     if kept is None:
-        holders: set[str] = set()
-        for parameter in base.parameter_names():
-            module = parameter.rpartition(".")[0]
-            while module and module not in holders:
-                holders.add(module)
-                module = module.rpartition(".")[0]
         if len(_CONTAINERS) >= _MOST_CONTAINERS:
             _CONTAINERS.clear()
-        containers = sorted(holders - base.modules.keys())
+        others = modules_around(base.parameter_names()).union(base.bare_modules) - base.modules.keys()
+        containers = sorted(name for name in others if not base.is_convolution(name))
         kept = _CONTAINERS[key] = base, containers, frozenset(part for name in containers for part in endings(name))
     return kept[1:]
 
 
-def _absent_parameters(wrapped: dict[str, WrappedParameter], tensors: SortedTensors) -> Iterator[Finding]:
-    absent = [found.parameter for name, found in wrapped.items() if name not in tensors.lora]
+def _absent_experts(parts: ChangedParts, tensors: SortedTensors, stacks: set[str | None]) -> Iterator[Finding]:
+    """Single experts without tensors beside others of their stack, of which PEFT then makes tensors of wrong shapes.
+
+    Source: `convert_peft_adapter_state_dict_for_transformers` in peft/utils/transformers_weight_conversion.py
+        (PEFT 0.21.2): the whole stack is loaded or nothing.
+    """
+    changed = stacks & parts.wrapped.parameters
+    for name in parts.base.disk_modules if changed else ():
+        if name not in tensors.lora and stack_of(name) in changed:
+            yield fit_codes.TENSOR_MISSING.finding(f"{PREFIX}{name}.lora_A.weight")
+
+
+def _absent_parameters(
+    wrapped: dict[str, WrappedParameter], tensors: SortedTensors, stacks: set[str | None]
+) -> Iterator[Finding]:
+    absent = [
+        found.parameter for name, found in wrapped.items() if name not in tensors.lora and found.parameter not in stacks
+    ]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         yield fit_codes.TARGETS_WITHOUT_TENSORS.finding(
@@ -235,13 +291,12 @@ def _check_module(
     name: str,
     roles: dict[Role, TensorEntry],
     shape: ModuleShape,
-    ranks: PatternTable[int],
+    rank: int,
 ) -> Iterable[Finding]:
     pair = _EMBEDDING_PAIR if shape.kind is ModuleKind.EMBEDDING else _LINEAR_PAIR
     first, second = roles.get(pair[0]), roles.get(pair[1])
     if first is None or second is None:
         return [_incomplete(name, roles, pair)]
-    rank = ranks.of(name)
     findings: list[Finding] = []
     if first.shape != (rank, shape.in_features) or second.shape != (shape.out_features, rank):
         findings += _check_pair(first, second, shape, rank)

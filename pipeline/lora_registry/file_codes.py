@@ -157,7 +157,7 @@ CONFIG_FOREIGN_IMPORT = error(
 PATTERN_NOT_LITERAL = error(
     "PATTERN_NOT_LITERAL",
     "The pattern is a regular expression that cannot be matched in linear time here.",
-    "Write module names or their last parts, such as layers.1.self_attn.v_proj.",
+    "List module names or their last parts, such as layers.1.self_attn.v_proj; leave some out with exclude_modules.",
 )
 PATTERN_HAZARDOUS = error(
     "PATTERN_HAZARDOUS",
@@ -173,6 +173,11 @@ EXPERTS_UNSUPPORTED = error(
     "EXPERTS_UNSUPPORTED",
     "The adapter changes experts in a way that the base model's profile does not tell.",
     "Register the base model again where transformers is installed (extra `profiles`).",
+)
+EXPERTS_NOT_CONVERTED = error(
+    "EXPERTS_NOT_CONVERTED",
+    "The tensor is for a single expert; the running model stacks them, and PEFT converts no adapters of this family.",
+    "Train again with transformers 5 or newer and the stacked experts in target_parameters.",
 )
 EXPERTS_HALF_FUSED = error(
     "EXPERTS_HALF_FUSED",

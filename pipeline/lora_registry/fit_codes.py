@@ -117,6 +117,11 @@ MODULE_NOT_TARGETED = error(
     "The file holds a LoRA for a module that adapter_config.json does not target.",
     "Correct target_modules, exclude_modules and layers_to_transform, or remove the tensors.",
 )
+CONVOLUTION_UNSUPPORTED = error(
+    "CONVOLUTION_UNSUPPORTED",
+    "The tensor is a LoRA of a convolution, such as the one that cuts images into patches; this is not supported.",
+    "Leave the convolution out with exclude_modules and train again; remove its tensors if they are untrained.",
+)
 NO_MODULE_APPLIED = error(
     "NO_MODULE_APPLIED",
     "Not one module of the base model would change: the answers would be the base model's.",

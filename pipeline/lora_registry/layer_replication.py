@@ -52,6 +52,7 @@ def replicate(base: BaseProfile, ranges: tuple[tuple[int, int], ...]) -> BasePro
             "disk_modules": _copied(base.disk_modules, copies),
             "parameters": _copied(base.parameters, copies),
             "experts": _copied(base.experts, copies),
+            "bare_modules": tuple(_copied(dict.fromkeys(base.bare_modules), copies)),
             "num_layers": len(order),
         }
     )

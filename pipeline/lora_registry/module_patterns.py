@@ -26,6 +26,8 @@ MAX_PATTERN_SHAPES = 256
 MAX_EXPRESSIONS = 64
 """Regular expressions in one table of patterns; each is tried on every module."""
 MAX_EXPRESSION_LENGTH = 4096
+MAX_LOOK_AHEADS = 8
+"""Look-aheads in one expression; each is a matcher of its own."""
 MAX_REPEATS = 6
 """Repetitions in target_modules or exclude_modules, which PEFT runs with backtracking: each may cost it a factor of
 the name's length."""
@@ -40,6 +42,9 @@ _SYNTAX = re.compile(
     r"(?>[A-Za-z0-9_\-/]|\\[dwsDWSbB._\-/]|[.^$|)]|\((?:\?:)?|\[\^?(?:[A-Za-z0-9_.\-]|\\[dws._\-])++\]"
     r"|[*+?]\??|\{\d{1,3}(?:,\d{0,3})?\}\??)*+"
 )
+_NOT_AHEAD = "(?!"
+_ATOM = re.compile(r"\\.|\[\^?\]?[^\]]*\]|.", re.DOTALL)
+"""One sign, an escaped one, or a class of signs."""
 _ANY = "."
 _DOT = "\0"
 _WHOLE, _ENDING, _PROPER, _LOOSE = "^", "", ".*\\.", ".*"
@@ -67,11 +72,21 @@ def is_hazardous(pattern: str, *, repeats: int = MAX_REPEATS) -> bool:
 def compile_expression(pattern: str, compile_pattern: CompilePattern | None) -> Matcher:
     """A matcher for a regular expression.
 
+    A negative look-ahead at its very beginning, which engines with linear running time do not know, is a matcher of its
+    own for the texts that must not match.
+
     Raises:
         PatternNotLiteral: none is at hand, or the syntax is not one that all engines read in the same way.
     """
     if compile_pattern is None:
         raise PatternNotLiteral("The pattern is a regular expression, and no linear-time matcher is installed.")
+    if pattern.count(_NOT_AHEAD) > MAX_LOOK_AHEADS:
+        raise PatternNotLiteral("The regular expression has too many look-aheads.")
+    if pattern.removeprefix("^").startswith(_NOT_AHEAD):
+        unwanted, rest = _without_look_ahead(pattern)
+        is_unwanted = compile_expression(f"(?:{unwanted}).*", compile_pattern)
+        matches = compile_expression(rest, compile_pattern)
+        return lambda text: not is_unwanted(text) and matches(text)
     if len(pattern) > MAX_EXPRESSION_LENGTH or _SYNTAX.fullmatch(pattern) is None:
         raise PatternNotLiteral("The regular expression has a syntax that not all engines read in the same way.")
     try:
@@ -79,6 +94,26 @@ def compile_expression(pattern: str, compile_pattern: CompilePattern | None) -> 
         return compile_pattern(pattern)
     except (ValueError, re.error, RecursionError, OverflowError) as exc:
         raise PatternNotLiteral(f"The regular expression cannot be read: {str(exc)[:100]}") from exc
+
+
+def _without_look_ahead(pattern: str) -> tuple[str, str]:
+    """What must not stand at the beginning, and the rest of the expression.
+
+    Raises:
+        PatternNotLiteral: the look-ahead does not count for all of the rest, or does not end.
+    """
+    begin = pattern.index(_NOT_AHEAD) + len(_NOT_AHEAD)
+    depth, end = 1, 0
+    for match in _ATOM.finditer(pattern, begin):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if depth == 0 and not end:
+            end = match.start()
+        elif depth < 0 or (end and depth == 0 and match[0] == "|"):
+            break
+    else:
+        if end:
+            return pattern[begin:end], pattern[end + 1 :]
+    raise PatternNotLiteral("The look-ahead of the regular expression does not count for all of it.")
 
 
 def endings(module: str) -> Iterator[str]:

@@ -12,20 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lora_registry import fit_codes
+from lora_registry import file_codes, fit_codes
 from lora_registry.adapter_config import AdapterConfig
-from lora_registry.base_profile import BaseProfile
+from lora_registry.base_profile import BaseProfile, modules_around
+from lora_registry.changed_parts import ChangedParts
 from lora_registry.findings import Finding
 from lora_registry.safetensors_header import TensorEntry
-from lora_registry.target_selection import TargetNames, saved_names, select_targets
 from lora_registry.tensor_roles import PREFIX, SortedTensors, unknown_name
 
+_WITHOUT_EMBEDDING = (
+    "Save with save_embedding_layers=False; if the embedding was trained, announce it in modules_to_save."
+)
 
-def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
+
+def check_saved(parts: ChangedParts, tensors: SortedTensors) -> Iterator[Finding]:
     """Check every tensor that is not part of a LoRA pair."""
-    saved, targets = saved_names(config, base), select_targets(config, base)
+    config, base, saved = parts.config, parts.base, parts.saved
     for parameter, entry in tensors.whole.items():
-        yield from _check_whole(config, base, targets, parameter, entry)
+        yield from _check_whole(parts, tensors, parameter, entry)
     for parameter, entry in tensors.shadows:
         if config.bias != "all" or not _is_saved(parameter, saved):
             yield fit_codes.TENSOR_ADAPTER_NAME.finding(entry.name, expected=f"{PREFIX}{parameter}")
@@ -33,34 +37,53 @@ def check_saved(config: AdapterConfig, base: BaseProfile, tensors: SortedTensors
             yield fit_codes.SHAPE_MISMATCH.finding(entry.name, actual=list(entry.shape))
     if saved:
         yield from _saved_in_part(saved, base, tensors)
+        yield from _saved_and_changed(parts)
     for module, entry in tensors.copies.items():
         yield from _check_copy(base, tensors, module, entry)
     if tensors.tokens or config.trainable_token_indices:
         yield from _check_tokens(config, base, tensors)
+        yield from _rows_and_changed(parts)
 
 
-def _check_whole(
-    config: AdapterConfig, base: BaseProfile, targets: TargetNames, parameter: str, entry: TensorEntry
-) -> Iterator[Finding]:
+def _check_whole(parts: ChangedParts, tensors: SortedTensors, parameter: str, entry: TensorEntry) -> Iterator[Finding]:
+    base = parts.base
     shape = base.parameter_shape(parameter)
     if shape is None:
         yield unknown_name(entry.name, parameter, lambda name: base.parameter_shape(name) is not None,
                            num_layers=base.num_layers)  # fmt: skip
-    elif not _is_saved(parameter, saved_names(config, base)) and not _is_trained_bias(config, targets, parameter):
+        return
+    announced = _is_saved(parameter, parts.saved) or _is_trained_bias(parts, parameter)
+    if not announced and not _is_copied_bias(base, tensors, parameter, entry):
+        embedding = parameter in (f"{base.input_embedding}.weight", f"{base.output_embedding}.weight")
         yield fit_codes.TENSOR_UNANNOUNCED.finding(
-            entry.name, expected="modules_to_save or bias", actual="not in adapter_config.json"
+            entry.name,
+            expected="modules_to_save or bias",
+            actual="not in adapter_config.json",
+            remedy=_WITHOUT_EMBEDDING if embedding else "",
         )
     elif entry.shape != shape:
         yield fit_codes.SHAPE_MISMATCH.finding(entry.name, expected=list(shape), actual=list(entry.shape))
+    elif not announced:
+        yield fit_codes.EMBEDDING_COPY.finding(entry.name)
     else:
-        yield from _check_bias_name(base, targets, parameter, entry)
+        yield from _check_bias_name(parts, parameter, entry)
 
 
-def _check_bias_name(base: BaseProfile, targets: TargetNames, parameter: str, entry: TensorEntry) -> Iterator[Finding]:
-    """A module that is targeted has its own bias in base_layer, and only such a module has."""
+def _is_copied_bias(base: BaseProfile, tensors: SortedTensors, parameter: str, entry: TensorEntry) -> bool:
+    """Whether this is the bias of a head that is a target, as PEFT saves it with the copy of its weight."""
+    module = parameter.rpartition(".")[0]
+    return entry.name.endswith(".base_layer.bias") and _may_be_copied(base, tensors, module)
+
+
+def _may_be_copied(base: BaseProfile, tensors: SortedTensors, module: str) -> bool:
+    return module in tensors.lora and module in (base.input_embedding, base.output_embedding)
+
+
+def _check_bias_name(parts: ChangedParts, parameter: str, entry: TensorEntry) -> Iterator[Finding]:
+    """A module that has a LoRA, or whose weight has one, has its own bias in base_layer, and only such a module has."""
     module, _, last = parameter.rpartition(".")
     if last == "bias":
-        wrapped = module in base.modules and module in targets
+        wrapped = (module in parts.base.modules and module in parts.targets) or module in parts.wrapped.modules
         expected = f"{PREFIX}{module}.base_layer.bias" if wrapped else f"{PREFIX}{parameter}"
         if entry.name != expected:
             yield fit_codes.TENSOR_WITHOUT_EFFECT.finding(entry.name, expected=expected, actual=entry.name)
@@ -80,11 +103,12 @@ def _is_saved(parameter: str, saved: tuple[str, ...]) -> bool:
     return False
 
 
-def _is_trained_bias(config: AdapterConfig, targets: TargetNames, parameter: str) -> bool:
+def _is_trained_bias(parts: ChangedParts, parameter: str) -> bool:
     module, _, last = parameter.rpartition(".")
     if last != "bias":
         return False
-    return config.bias == "all" or (config.bias == "lora_only" and module in targets)
+    bias = parts.config.bias
+    return bias == "all" or (bias == "lora_only" and (module in parts.targets or module in parts.wrapped.modules))
 
 
 def _saved_in_part(saved: tuple[str, ...], base: BaseProfile, tensors: SortedTensors) -> Iterator[Finding]:
@@ -95,10 +119,37 @@ def _saved_in_part(saved: tuple[str, ...], base: BaseProfile, tensors: SortedTen
         yield fit_codes.SAVED_MODULE_WITHOUT_TENSORS.finding(
             "modules_to_save", actual=f"{len(absent)} parameters are missing: {shown}"
         )
+    modules = modules_around(base.parameter_names())
+    nested = next((name for name in sorted(modules) if name.endswith(saved) and _is_saved(name, saved)), None)
+    if nested is not None:
+        message = "One module that is saved whole is within another one; PEFT cannot load that."
+        yield fit_codes.SAVED_MODULE_INVALID.finding("modules_to_save", message, actual=nested)
     lists = {parent for name in base.parameter_names() for parent in _lists_above(name)}
     wrong = next((parent for parent in sorted(lists) if parent.endswith(saved)), None)
     if wrong is not None:
         yield fit_codes.SAVED_MODULE_INVALID.finding("modules_to_save", actual=wrong)
+
+
+def _saved_and_changed(parts: ChangedParts) -> Iterator[Finding]:
+    """A module that is saved whole and has a LoRA, or whose parameter or whose inner module's parameter has one."""
+    saved = parts.saved
+    both = [name for name in parts.base.modules if name.endswith(saved) and name in parts.targets]
+    both += [parameter for parameter in sorted(parts.wrapped.parameters) if _is_saved(parameter, saved)]
+    if both:
+        yield fit_codes.SAVED_MODULE_INVALID.finding("modules_to_save", actual=both[0])
+
+
+def _rows_and_changed(parts: ChangedParts) -> Iterator[Finding]:
+    """A module of which rows are trained and that has a LoRA.
+
+    Source: `AuxiliaryTrainingWrapper.check_module` in peft/utils/other.py (PEFT 0.21.2).
+    """
+    changed = [name for name in parts.base.modules if name in parts.targets or name in parts.wrapped.modules]
+    for name in parts.config.trainable_token_indices:
+        both = next((module for module in changed if _names_embedding(name, module, parts.base)), None)
+        if both is not None:
+            message = "PEFT refuses to train rows of a module that has a LoRA too."
+            yield file_codes.CONFIG_FIELD_INVALID.finding("trainable_token_indices", message, actual=both)
 
 
 def _lists_above(parameter: str) -> Iterator[str]:
@@ -107,7 +158,7 @@ def _lists_above(parameter: str) -> Iterator[str]:
 
 
 def _check_copy(base: BaseProfile, tensors: SortedTensors, module: str, entry: TensorEntry) -> Iterator[Finding]:
-    if module not in tensors.lora or module not in (base.input_embedding, base.output_embedding):
+    if not _may_be_copied(base, tensors, module):
         yield fit_codes.TENSOR_UNANNOUNCED.finding(entry.name, expected="an embedding that is a target")
     elif entry.shape != base.modules[module].weight_shape:
         shape = base.modules[module].weight_shape

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lora_registry import file_codes
 from lora_registry.adapter_config import AdapterConfig
@@ -42,6 +43,16 @@ class WrappedParameters:
 
     by_name: dict[str, WrappedParameter] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        """The names of the parameters themselves."""
+        return frozenset(found.parameter for found in self.by_name.values())
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """The names of the modules that hold the parameters."""
+        return frozenset(parameter.rpartition(".")[0] for parameter in self.parameters)
 
 
 def wrap_parameters(config: AdapterConfig, base: BaseProfile, targets: TargetNames) -> WrappedParameters:

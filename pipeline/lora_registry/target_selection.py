@@ -7,29 +7,43 @@ Source: `check_target_module_exists`, `_maybe_include_all_linear_layers` and `_i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from lora_registry.adapter_config import ALL_LINEAR, AdapterConfig
-from lora_registry.base_profile import BaseProfile, ModuleKind
+from lora_registry.base_profile import BaseProfile, ModuleKind, modules_around
 from lora_registry.module_patterns import Matcher, compile_expression, ends_with_any, is_literal_name
+from lora_registry.stacked_experts import CONVERTED_TARGETS
 
 _CLASSIFIERS = ("classifier", "score")
 _TASK_HEADS = {"SEQ_CLS": _CLASSIFIERS, "TOKEN_CLS": _CLASSIFIERS, "QUESTION_ANS": ("qa_outputs",)}
 """Modules that PEFT saves whole for a task without being told. Source: peft/peft_model.py (PEFT 0.21.2)."""
 _EMBEDDING_NAMES = ("embed_tokens", "lm_head")
 """Source: EMBEDDING_LAYER_NAMES in peft/utils/constants.py."""
-_FUSED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
-_FUSED_QWEN = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
-_ROUTER = "gate"
 
 
 def saved_names(config: AdapterConfig, base: BaseProfile) -> tuple[str, ...]:
     """The endings of the modules that are saved whole, those of the task and of tied embeddings included."""
     names = config.modules_to_save + _TASK_HEADS.get(config.task_type, ())
-    if config.ensure_weight_tying and base.tied and _names_embedding(config.modules_to_save):
+    if _ties_saved(config, base):
         return (*names, base.input_embedding, base.output_embedding)
     return names
+
+
+def _ties_saved(config: AdapterConfig, base: BaseProfile) -> bool:
+    return config.ensure_weight_tying and base.tied and _names_embedding(config.modules_to_save)
+
+
+def _kept_from_targets(config: AdapterConfig, base: BaseProfile) -> Iterable[str]:
+    """The saved names that keep modules out of the targets; a tied head does not, because PEFT ties it by itself.
+
+    Source: `_add_modules_to_save_to_tie` in peft/tuners/lora/model.py (PEFT 0.21.2).
+    """
+    names = saved_names(config, base)
+    if not _ties_saved(config, base):
+        return names
+    return [name for name in names if not f".{base.output_embedding}".endswith(f".{name}")]
 
 
 class TargetNames:
@@ -48,10 +62,13 @@ class TargetNames:
         self._targets = frozenset() if callable(targets) else frozenset(targets)
         self._is_excluded = excluded if callable(excluded) else None
         self._excluded = frozenset() if callable(excluded) else frozenset(excluded)
-        self._saved = tuple(f".{name}." for name in saved)
+        names = tuple(saved)
+        self._saved = tuple(f".{name}." for name in names if "." not in name)
+        # PEFT reads these as regular expressions, in which a dot is any one character. There is nothing else in them.
+        self._saved_loosely = tuple(re.compile(rf"(?:.*\.)?{name}(?:\..*)?") for name in names if "." in name)
         self._layers = frozenset(layers)
         self._layer_parents = tuple(layer_parents)
-        self._may_exclude = bool(self._saved or self._excluded) or self._is_excluded is not None
+        self._may_exclude = bool(names or self._excluded) or self._is_excluded is not None
 
     def __contains__(self, module: str) -> bool:
         if self._may_exclude and self.excludes(module):
@@ -69,6 +86,8 @@ class TargetNames:
     def excludes(self, module: str) -> bool:
         """Whether a module is left out although it may be targeted."""
         if self._saved and any(name in f".{module}." for name in self._saved):
+            return True
+        if self._saved_loosely and any(pattern.fullmatch(module) for pattern in self._saved_loosely):
             return True
         if self._is_excluded is not None:
             return self._is_excluded(module)
@@ -94,22 +113,36 @@ def select_targets(config: AdapterConfig, base: BaseProfile) -> TargetNames:
     excluded: Iterable[str] | Matcher = config.exclude_modules
     if isinstance(excluded, str):
         excluded = _matcher(excluded, config)
-    targets: Iterable[str] | Matcher
-    named = config.target_modules
-    if isinstance(named, str):
-        targets = _all_linear(config, base) if named == ALL_LINEAR else _matcher(named, config)
-    elif config.ensure_weight_tying and base.tied and _names_embedding(named):
-        # PEFT puts one adapter on the embedding and shares it with the head.
-        targets = (*named, base.input_embedding, base.output_embedding)
-    else:
-        targets = named
     return TargetNames(
-        targets,
+        _with_tied_embedding(_named_targets(config, base), config, base),
         excluded=excluded,
-        saved=saved_names(config, base),
+        saved=_kept_from_targets(config, base),
         layers=config.layers_to_transform,
         layer_parents=config.layers_pattern,
     )
+
+
+def _named_targets(config: AdapterConfig, base: BaseProfile) -> tuple[str, ...] | Matcher:
+    if not isinstance(config.target_modules, str):
+        return config.target_modules
+    return _all_linear(config, base) if config.target_modules == ALL_LINEAR else _matcher(config.target_modules, config)
+
+
+def _with_tied_embedding(
+    targets: tuple[str, ...] | Matcher, config: AdapterConfig, base: BaseProfile
+) -> tuple[str, ...] | Matcher:
+    """The targets, with the embedding and the head if one adapter on the embedding is to be shared with the head.
+
+    Source: `_check_tied_modules` in peft/tuners/tuners_utils.py (PEFT 0.21.2), which asks an expression for the bare
+        names of the embedding and the head.
+    """
+    if not (config.ensure_weight_tying and base.tied) or _names_embedding(config.modules_to_save):
+        return targets
+    tied = (base.input_embedding, base.output_embedding)
+    if not callable(targets):
+        return (*targets, *tied) if _names_embedding(targets) else targets
+    matches = targets
+    return (lambda name: name in tied or matches(name)) if any(map(matches, _EMBEDDING_NAMES)) else matches
 
 
 def _names_embedding(targets: Iterable[str]) -> bool:
@@ -122,46 +155,71 @@ def _matcher(pattern: str, config: AdapterConfig) -> Matcher:
     return compile_expression(pattern, config.compile_pattern)
 
 
-def _all_linear(config: AdapterConfig, base: BaseProfile) -> list[str]:
+def _all_linear(config: AdapterConfig, base: BaseProfile) -> tuple[str, ...]:
     """Every projection but the output head; in a classifier, PEFT leaves out the first head that it knows."""
     left_out = {base.output_embedding}
     if not base.output_embedding and config.task_type == "SEQ_CLS":
         left_out = {next((head for head in ("score", "classifier") if base.module(head) is not None), "")}
     names = {**base.modules, **base.disk_modules}
-    return [name for name, shape in names.items() if shape.kind is not ModuleKind.EMBEDDING and name not in left_out]
+    return tuple(
+        name for name, shape in names.items() if shape.kind is not ModuleKind.EMBEDDING and name not in left_out
+    )
 
 
 def with_fused_experts(config: AdapterConfig, base: BaseProfile) -> AdapterConfig | None:
-    """The configuration as PEFT converts it for a base whose experts were single modules once and are stacked now.
+    """The configuration as PEFT converts it for a family whose experts were single modules once and are stacked now.
+
+    PEFT goes by the family alone: the names of an expert's projections are taken out of target_modules even where
+    dense layers have modules of these names too.
 
     Returns:
         None if PEFT refuses it: it names one of two projections that are one parameter now.
     """
-    fused = _fused_names(base)
-    if not fused:
+    stacks = CONVERTED_TARGETS.get(base.model_type)
+    if stacks is None:
         return config
-    is_all = config.target_modules == ALL_LINEAR
-    if isinstance(config.target_modules, str) and not is_all:
+    names = config.target_modules if isinstance(config.target_modules, tuple) else _resolved(config, base, stacks)
+    if names is None:
         return config
-    wanted = [*fused, _ROUTER] if is_all else [name.rpartition(".")[2] for name in config.target_modules]
-    stacked = {fused[name] for name in wanted if name in fused}
-    if not stacked and _ROUTER not in wanted:
-        return config
-    halves = [name for name, parameter in fused.items() if parameter == "gate_up_proj"]
-    there = [name for name in halves if name in wanted]
+    converted = {name: old for name in names if (old := _ending_among(name, stacks)) is not None}
+    halves = [old for old, parameter in stacks.items() if parameter == "gate_up_proj"]
+    there = set(halves).intersection(converted.values())
     if 0 < len(there) < len(halves):
         return None
-    parameters = [*config.target_parameters, *sorted(stacked), *(["gate.weight"] if _ROUTER in wanted else [])]
+    parameters = [*config.target_parameters, *sorted({stacks[old] for old in converted.values()})]
     ranks, alphas = dict(config.rank_pattern), dict(config.alpha_pattern)
     if there:
         ranks[r".*\.gate_up_proj"] = len(halves) * config.rank
         alphas[r".*\.gate_up_proj"] = len(halves) * config.lora_alpha
-    return replace(config, target_parameters=tuple(dict.fromkeys(parameters)), rank_pattern=ranks, alpha_pattern=alphas)
+    return replace(
+        config,
+        target_modules=tuple(name for name in names if name not in converted),
+        target_parameters=tuple(dict.fromkeys(parameters)),
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+    )
 
 
-def _fused_names(base: BaseProfile) -> dict[str, str]:
-    """The names of single experts by the parameter that they are part of now; nothing for another kind of base."""
-    if not base.experts or not base.disk_modules:
-        return {}
-    single = {name.rpartition(".")[2] for name in base.disk_modules if ".experts." in name}
-    return next((names for names in (_FUSED, _FUSED_QWEN) if names.keys() <= single), {})
+def _ending_among(name: str, names: Iterable[str]) -> str | None:
+    return next((old for old in names if name == old or name.endswith(f".{old}")), None)
+
+
+def _resolved(config: AdapterConfig, base: BaseProfile, stacks: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The last segments of what an expression or "all-linear" selects; None if that is nothing.
+
+    Source: `_resolve_string_target_modules` in peft/utils/transformers_weight_conversion.py (PEFT 0.21.2).
+    """
+    if config.target_modules == ALL_LINEAR:
+        linear = {name.rpartition(".")[2] for name in _all_linear(config, base) if name in base.modules}
+        return tuple(sorted(linear | stacks.keys()))
+    targets, parameters = select_targets(config, base), list(base.parameter_names())
+    found = {
+        name.rpartition(".")[2]
+        for name in (*modules_around(parameters), *base.bare_modules, *parameters)
+        if name in targets
+    }
+    for old, stack in stacks.items():
+        holders = (name.rpartition(".")[0] for name in parameters if name.endswith(f".{stack}"))
+        if old not in found and any(f"{holder}.{old}" in targets for holder in holders):
+            found.add(old)
+    return tuple(sorted(found)) or None

@@ -126,8 +126,10 @@ def _shadowed(name: str) -> str | None:
     wrappers = [segment for segment in segments if segment in ("original_module", "modules_to_save")]
     if len(wrappers) != 1 or segments[0] == wrappers[0]:
         return None
-    segments.remove(wrappers[0])
-    return ".".join(segments)
+    place = segments.index(wrappers[0])
+    # Of a saved module with modules of its own, PEFT leaves the adapter's name in place.
+    after = 2 if wrappers[0] == "modules_to_save" and len(segments) > place + 2 else 1
+    return ".".join(segments[:place] + segments[place + after :])
 
 
 def _add_whole(found: SortedTensors, parameter: str, entry: TensorEntry) -> None:

@@ -41,6 +41,23 @@ def _llava() -> Any:
     )
 
 
+def _gemma3_images() -> Any:
+    """A composite model without a head of its own in the files, and with a convolution."""
+    vision = tf.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    text = tf.Gemma3TextConfig(**_GROUPED, head_dim=8)
+    config = tf.Gemma3Config(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        mm_tokens_per_image=4,
+        image_token_index=90,
+        boi_token_index=91,
+        eoi_token_index=92,
+    )
+    return tf.Gemma3ForConditionalGeneration(config)
+
+
 def _gpt2() -> Any:
     config = tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=64, bos_token_id=1)
     return tf.GPT2LMHeadModel(config)
@@ -52,8 +69,15 @@ def _opt() -> Any:
     return tf.OPTForCausalLM(tf.OPTConfig(**sizes))
 
 
+def _glm4_moe() -> Any:
+    """A first layer without experts, a second one with routed and shared ones."""
+    experts = _EXPERTS | {"n_routed_experts": 3, "n_shared_experts": 1, "first_k_dense_replace": 1}
+    return tf.Glm4MoeForCausalLM(tf.Glm4MoeConfig(**_UNTIED | experts))
+
+
 _LLAMA = tf.LlamaForCausalLM, tf.LlamaConfig
 _EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+_SHARED = {"shared_expert_intermediate_size": 20}
 BASES: dict[str, Callable[[], Any]] = {
     "llama": lambda: _LLAMA[0](_LLAMA[1](**_UNTIED)),
     "llama-tied": lambda: _LLAMA[0](_LLAMA[1](**_GROUPED, tie_word_embeddings=True)),
@@ -74,11 +98,16 @@ BASES: dict[str, Callable[[], Any]] = {
     "gpt-neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**_SMALL, rotary_pct=0.5)),
     "gpt2": _gpt2,
     "opt": _opt,
+    "phi": lambda: tf.PhiForCausalLM(tf.PhiConfig(**_GROUPED)),
+    "roberta": lambda: tf.RobertaForSequenceClassification(tf.RobertaConfig(**_SMALL, num_labels=2)),
     "classifier": lambda: tf.LlamaForSequenceClassification(tf.LlamaConfig(**_UNTIED, num_labels=3)),
     "bert": lambda: tf.BertForSequenceClassification(tf.BertConfig(**_SMALL, num_labels=2)),
     "mixtral": lambda: tf.MixtralForCausalLM(tf.MixtralConfig(**_UNTIED, num_local_experts=3)),
     "qwen3-moe": lambda: tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**_UNTIED | _EXPERTS)),
+    "qwen2-moe": lambda: tf.Qwen2MoeForCausalLM(tf.Qwen2MoeConfig(**_UNTIED | _EXPERTS | _SHARED)),
+    "glm4-moe": _glm4_moe,
     "llava": _llava,
+    "gemma3-images": _gemma3_images,
 }
 """Every base by name. Those called llama-… differ from llama in one size each."""
 

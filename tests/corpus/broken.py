@@ -127,6 +127,11 @@ _TENSORS = (
      added(f"{PREFIX}model.layers.0.self_attn.k_proj.bias", 16)),
     ("bias-old-name", "qwen2-bias-all", "TENSOR_WITHOUT_EFFECT",
      renamed("q_proj.base_layer.bias", "q_proj.bias")),
+    ("bias-of-parameter-old-name", "gpt2-parameters-bias-all", "TENSOR_WITHOUT_EFFECT",
+     renamed("c_attn.base_layer.bias", "c_attn.bias")),
+    ("bias-of-head-unannounced", "phi-head", "TENSOR_UNANNOUNCED",
+     renamed("lm_head.base_layer.bias", "lm_head.bias")),
+    ("bias-of-head-length", "phi-head", "SHAPE_MISMATCH", added(f"{PREFIX}lm_head.base_layer.bias", 95)),
     ("bias-length", "qwen2-bias-all", "SHAPE_MISMATCH", added(f"{Q0}.base_layer.bias", 16)),
     ("magnitude-unannounced", "llama-q-v", "TENSOR_UNANNOUNCED", added(f"{Q0}.lora_magnitude_vector", 32)),
     ("magnitude-missing", "llama-dora", "TENSOR_MISSING", without("0.self_attn.q_proj.lora_magnitude_vector")),
@@ -193,6 +198,11 @@ _CONFIGS = (
     ("targets-many-repeats", "PATTERN_HAZARDOUS", {"target_modules": ".*" * 12 + "!"}),
     ("excluded-hang", "PATTERN_HAZARDOUS", {"exclude_modules": _BACKTRACKING}),
     ("targets-back-reference", "PATTERN_NOT_LITERAL", {"target_modules": r"(.*)\1"}),
+    ("targets-not-ahead", "MODULE_NOT_TARGETED", {"target_modules": r"(?!.*layers\.1)(?!.*v_).*(q|v)_proj"}),
+    ("targets-not-ahead-of-half", "PATTERN_NOT_LITERAL", {"target_modules": r"(?!.*visual).*q_proj|.*v_proj"}),
+    ("targets-not-ahead-without-end", "PATTERN_NOT_LITERAL", {"target_modules": r"(?!.*visual.*(q|v)_proj"}),
+    ("targets-not-ahead-endless", "PATTERN_NOT_LITERAL", {"target_modules": "(?!x)" * 800 + "q_proj"}),
+    ("targets-not-ahead-later", "PATTERN_NOT_LITERAL", {"target_modules": r"model(?!.*lm_head).*(q|v)_proj"}),
     ("targets-look-ahead", "PATTERN_NOT_LITERAL", {"target_modules": "(?=.*q)x"}),
     ("targets-not-an-expression", "PATTERN_NOT_LITERAL", {"target_modules": "(q_proj"}),
     ("saved-pattern-hangs", invalid, {"modules_to_save": [_BACKTRACKING]}),
@@ -210,6 +220,7 @@ _CONFIGS = (
     ("targets-text", "MODULE_NOT_TARGETED", {"target_modules": "q_proj"}),
     ("targets-none", "CONFIG_FIELD_MISSING", {"target_modules": None}),
     ("targets-block", "TARGET_NOT_A_PROJECTION", {"target_modules": ["q_proj", "v_proj", "self_attn"]}),
+    ("targets-activation", "TARGET_NOT_A_PROJECTION", {"target_modules": ["q_proj", "v_proj", "act_fn"]}),
     ("targets-norm", "TARGET_NOT_A_PROJECTION", {"target_modules": ["q_proj", "v_proj", "norm"]}),
     ("excluded", "MODULE_NOT_TARGETED", {"exclude_modules": ["v_proj"]}),
     ("layers", "MODULE_NOT_TARGETED", {"layers_to_transform": [0]}),
@@ -227,6 +238,16 @@ _CONFIGS = (
     ("saved-announced", "SAVED_MODULE_WITHOUT_TENSORS", {"modules_to_save": ["lm_head"]}),
     ("saved-list", "SAVED_MODULE_INVALID", {"modules_to_save": ["layers"]}),
     ("saved-target", "SAVED_MODULE_INVALID", {"modules_to_save": ["q_proj"]}),
+    ("saved-nothing-but-a-dot", "MODULE_NOT_TARGETED", {"modules_to_save": ["."]}),
+    ("saved-dot-for-any-sign", "MODULE_NOT_TARGETED", {"modules_to_save": ["q.proj"]}),
+    ("saved-without-a-dot", "SAVED_MODULE_INVALID",
+     {"modules_to_save": ["m_head"], "target_modules": ["q_proj", "v_proj", "lm_head"]}),
+    ("saved-parameter", "SAVED_MODULE_INVALID",
+     {"modules_to_save": ["layers.1.mlp"], "target_parameters": ["up_proj.weight"]}),
+    ("rows-of-head-target", invalid,
+     {"trainable_token_indices": {"lm_head": [1]}, "target_modules": ["q_proj", "v_proj", "lm_head"]}),
+    ("rows-of-embedding-target", invalid,
+     {"trainable_token_indices": [1], "target_modules": ["q_proj", "v_proj", "embed_tokens"]}),
     ("saved-text", invalid, {"modules_to_save": "lm_head"}),
     ("parameters-announced-vector", "TARGET_PARAMETER_INVALID", {"target_parameters": ["norm.weight"]}),
     ("parameters-twice", "TARGET_PARAMETER_INVALID", {"target_parameters": ["q_proj.weight"]}),
@@ -238,7 +259,7 @@ _CONFIGS = (
     ("base-name-url", invalid, {"base_model_name_or_path": "https://example.org/x"}),
     ("base-name-path", invalid, {"base_model_name_or_path": "../../secret"}),
     ("targets-endless", invalid, {"target_modules": [f"m{number}" for number in range(30_000)]}),
-)
+)  # fmt: skip
 
 
 def _configs() -> Iterator[Broken]:
@@ -255,8 +276,40 @@ def _configs() -> Iterator[Broken]:
         "config-half-fused", "mixtral-attention", ("EXPERTS_HALF_FUSED",), with_config(target_modules=["w1", "q_proj"])
     )
     yield Broken("config-experts-and-dora", "mixtral-parameters", (invalid,), with_config(use_dora=True))
+    experts = with_config(init_lora_weights="orthogonal")
+    yield Broken("config-experts-and-orthogonal", "mixtral-parameters", (invalid,), experts)
+    yield Broken("config-parameters-and-mica", "llama-parameters", (invalid,), with_config(init_lora_weights="mica"))
+    mica = with_config(init_lora_weights="mica")
+    yield Broken("config-rank-above-width-and-mica", "llama-rank-above-width", (invalid,), mica)
     yield Broken("config-experts-and-dropout", "mixtral-parameters", (invalid,), with_config(lora_dropout=0.5))
     yield Broken("config-embedding-and-bias", "llama-embedding-only", (invalid,), with_config(lora_bias=True))
+    patches = f"{PREFIX}model.vision_tower.embeddings.patch_embedding"
+    yield Broken(
+        "config-convolution",
+        "gemma3-images-everything",
+        ("CONVOLUTION_UNSUPPORTED",),
+        both(
+            with_config(target_modules=["q_proj", "v_proj", "patch_embedding"]),
+            added(f"{patches}.lora_A.weight", 4, 3, 4, 4),
+            added(f"{patches}.lora_B.weight", 16, 4, 1, 1),
+        ),
+    )
+    yield Broken(
+        "config-saved-nested",
+        "llama-saved-block",
+        ("SAVED_MODULE_INVALID",),
+        both(
+            without("up_proj.lora_A.weight"),
+            without("up_proj.lora_B.weight"),
+            with_config(modules_to_save=["layers.1.mlp", "layers.1.mlp.up_proj"], target_modules=["q_proj"]),
+        ),
+    )
+    yield Broken(
+        "config-tying-saved-and-head",
+        "llama-tied-tying-saved",
+        ("SAVED_MODULE_INVALID",),
+        with_config(target_modules=["q_proj", "lm_head"]),
+    )
     ranks = {"q_proj": 6, "self_attn.q_proj": 2}
     yield Broken("config-pattern-order", "llama-q-v", ("RANK_MISMATCH",), with_config(rank_pattern=ranks))
     yield Broken("config-no-rank", "llama-q-v", ("CONFIG_FIELD_MISSING",), without_field("r"))

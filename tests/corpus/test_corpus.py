@@ -4,13 +4,16 @@ import json
 import warnings
 
 import pytest
+import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from safetensors import safe_open
 
 from lora_registry.base_profile import BaseProfile, equal_shape
 from tests.corpus.bases import logits, make_model
 from tests.corpus.broken import BROKEN, Broken
 from tests.corpus.conftest import Corpus
 from tests.corpus.judging import judge
+from tests.corpus.make import ANSWERS
 from tests.corpus.valid import VALID, Valid
 from tests.helpers.adapters import errors_of
 
@@ -37,7 +40,7 @@ def test_no_false_refusal(corpus: Corpus, case: Valid) -> None:
 
 @pytest.mark.parametrize("case", VALID, ids=lambda case: case.name)
 def test_valid_adapters_load_and_change_the_answer(corpus: Corpus, case: Valid) -> None:
-    """Real PEFT loads every tensor of a valid adapter, and the model answers otherwise than without it."""
+    """Real PEFT loads every tensor of a valid adapter; the model answers as the saved one did, not as without it."""
     directory = str(corpus.root / "valid" / case.name)
     model = make_model(case.base)
     before = logits(model)
@@ -46,8 +49,10 @@ def test_valid_adapters_load_and_change_the_answer(corpus: Corpus, case: Valid) 
         adapted = PeftModel.from_pretrained(model, directory).eval()
         result = set_peft_model_state_dict(adapted, load_peft_weights(directory))
     assert [name for name in result.unexpected_keys if not name.endswith(HARMLESS)] == []
-    difference = (logits(adapted) - before).abs().max()
-    assert (difference > 1e-4) == case.is_seen
+    after = logits(adapted)
+    assert ((after - before).abs().max() > 1e-4) == case.is_seen
+    with safe_open(corpus.root / ANSWERS, "pt") as answers:
+        assert torch.allclose(after, answers.get_tensor(case.name), atol=1e-5)
 
 
 @pytest.mark.timeout(20)

@@ -166,7 +166,8 @@ def test_a_mixture_with_very_many_experts_is_judged(tmp_path: Path) -> None:
                 experts[f"{at}.weight"] = (out, in_)
                 shapes[f"base_model.model.{at}.lora_A.weight"] = (1, in_)
                 shapes[f"base_model.model.{at}.lora_B.weight"] = (out, 1)
-    base = make_base({"model.embed_tokens.weight": (8, 8), "lm_head.weight": (8, 8)} | experts)
+    ends = {"model.embed_tokens.weight": (8, 8), "lm_head.weight": (8, 8)}
+    base = make_base(ends | experts, model_type="qwen3_moe")
     adapter = make_adapter(rank=1, target_modules=["gate_proj", "up_proj", "down_proj"])
     whole = type(adapter)(adapter.config, shapes)
     path = tmp_path / WEIGHTS

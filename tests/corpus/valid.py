@@ -48,6 +48,7 @@ _LLAMA: dict[str, dict[str, Any]] = {
     "dora-embedding": {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True},
     "lora-bias": {"target_modules": ATTENTION, "lora_bias": True},
     "expression": {"target_modules": r".*\.layers\.\d+\.self_attn\.(q|v)_proj"},
+    "expression-not-ahead": {"target_modules": r"^(?!.*(?:layers\.0|lm_head)).*(?:o_proj|up_proj|v_proj|q_proj).*"},
     "expression-one-layer": {"target_modules": r"model\.layers\.1\..*(up|down)_proj"},
     "expression-excluded": {"target_modules": DENSE, "exclude_modules": r".*\.layers\.0\..*"},
     "excluded": {"target_modules": ATTENTION, "exclude_modules": ["layers.0.self_attn.k_proj"]},
@@ -65,12 +66,19 @@ _LLAMA: dict[str, dict[str, Any]] = {
     "saved-both": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
     "saved-norm": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
     "saved-block": {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["layers.1.mlp"]},
+    "saved-dotted": {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["mlp.up_proj"]},
     "saved-absent": {"target_modules": ["q_proj"], "modules_to_save": ["score", "classifier"]},
     "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5, 95]},
     "tokens-by-name": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 4]}},
+    "tokens-of-projection": {"target_modules": ["q_proj"], "trainable_token_indices": {"v_proj": [3, 4]}},
     "tokens-of-head": {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [3, 4]}},
     "replication": {"target_modules": ATTENTION, "layer_replication": [[0, 2], [0, 1], [1, 2]]},
     "parameters": {"target_modules": [], "target_parameters": ["q_proj.weight", "mlp.up_proj.weight"]},
+    "parameters-orthogonal": {
+        "target_modules": [],
+        "target_parameters": ["q_proj.weight"],
+        "init_lora_weights": "orthogonal",
+    },
     "dropout": {"target_modules": ["q_proj"], "lora_dropout": 0.1},
     "gaussian": {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
     "orthogonal": {"target_modules": ["q_proj"], "init_lora_weights": "orthogonal"},
@@ -93,6 +101,9 @@ _TIED: dict[str, dict[str, Any]] = {
     },
     "tying-embedding": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
     "tying-saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "tying-expression": {"target_modules": ".*(q_proj|embed_tokens)", "ensure_weight_tying": True},
+    "tying-expression-head": {"target_modules": ".*(q_proj|lm_head)", "ensure_weight_tying": True},
+    "tying-expression-full": {"target_modules": r".*\.(q_proj|embed_tokens)", "ensure_weight_tying": True},
     "all-linear": {"target_modules": "all-linear"},
 }
 
@@ -132,6 +143,12 @@ def _others() -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "classifier", "head", {"target_modules": ["q_proj", "score"], "task_type": None}
     yield "bert", "bias-all", {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"}
     yield "bert", "dense", {"target_modules": ["attention.output.dense", "query"], "task_type": "SEQ_CLS"}
+    yield "phi", "head", {"target_modules": ["q_proj", "lm_head"]}
+    yield "phi", "head-bias-all", {"target_modules": ["q_proj", "lm_head"], "bias": "all"}
+    for bias in ("all", "lora_only"):
+        fields = {"target_modules": [], "target_parameters": ["c_attn.weight"], "bias": bias}
+        yield "gpt2", f"parameters-bias-{bias}", fields
+    yield "roberta", "bias-all", {"target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"}
     yield from _mixtures()
 
 
@@ -147,12 +164,34 @@ def _mixtures() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield base, "router", {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}
         yield base, "all-linear", {"target_modules": "all-linear"}
         yield base, "single-names", {"target_modules": [*single, "q_proj"]}
+    yield "mixtral", "expression-single-names", {"target_modules": r".*\.(w[123]|q_proj)"}
+    yield "mixtral", "expression-layer", {"target_modules": r"model\.layers\.1\..*_proj"}
+    yield "qwen3-moe", "expression-single-names", {"target_modules": r".*\.(gate|up|down)_proj"}
+    yield "qwen3-moe", "expression-attention", {"target_modules": r".*\.self_attn\.(q|v)_proj"}
+    yield from _shared_experts()
     yield "mixtral", "parameters-rslora", {"target_modules": [], "target_parameters": both, "use_rslora": True}
+    yield "gemma3-images", "everything", {"target_modules": ["q_proj", "v_proj"]}
+    yield "gemma3-images", "head", {"target_modules": ["q_proj", "lm_head"]}
+    yield "gemma3-images", "all-linear", {"target_modules": "all-linear"}
     yield "llava", "language", {"target_modules": r".*language_model.*\.(q|v)_proj"}
     yield "llava", "everything", {"target_modules": ["q_proj", "v_proj"]}
     yield "llava", "projector", {"target_modules": ["linear_1", "linear_2"]}
     yield "llava", "all-linear", {"target_modules": "all-linear"}
     yield "llava", "saved-projector", {"target_modules": ["q_proj"], "modules_to_save": ["multi_modal_projector"]}
+
+
+def _shared_experts() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    dense = ["gate_proj", "up_proj", "down_proj"]
+    yield "qwen2-moe", "all-linear", {"target_modules": "all-linear", "lora_dropout": 0.05}
+    yield "qwen2-moe", "dense", {"target_modules": [*ATTENTION, *dense], "lora_dropout": 0.05}
+    yield "qwen2-moe", "dora", {"target_modules": dense, "use_dora": True}
+    yield "qwen2-moe", "lora-bias", {"target_modules": dense, "lora_bias": True}
+    yield "qwen2-moe", "one-half", {"target_modules": ["gate_proj"]}
+    yield "qwen2-moe", "parameters", {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj"]}
+    yield "glm4-moe", "all-linear", {"target_modules": "all-linear"}
+    yield "glm4-moe", "single-names", {"target_modules": [*dense, "q_proj"]}
+    yield "glm4-moe", "expression-dense", {"target_modules": r"model\.layers\.0\.mlp\.(gate|up|down)_proj"}
+    yield "glm4-moe", "excluded", {"target_modules": ["q_proj"], "exclude_modules": ["layers.0.self_attn.q_proj"]}
 
 
 def _tasked(lora: dict[str, Any]) -> dict[str, Any]:

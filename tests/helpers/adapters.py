@@ -133,7 +133,7 @@ def make_mixture(names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_pr
             at = f"model.layers.{layer}.mlp.experts.{expert}"
             shapes |= {f"{at}.{first}.weight": (48, 32), f"{at}.{second}.weight": (48, 32)}
             shapes[f"{at}.{third}.weight"] = (32, 48)
-    return make_base(shapes)
+    return make_base(shapes, model_type="mixtral" if "w1" in names else "qwen3_moe")
 
 
 @dataclass(frozen=True)

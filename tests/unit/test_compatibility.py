@@ -541,3 +541,19 @@ def test_no_other_shape_slips_in(data: st.DataObject) -> None:
 
 
 TINY: BaseProfile = make_base()
+
+
+def test_a_copy_of_the_embedding_is_refused_with_the_way_to_leave_it_out() -> None:
+    """A whole embedding that nothing announces is refused; the remedy names the argument that leaves it out."""
+    shapes = {f"{PREFIX}model.embed_tokens.weight": (64, 32), f"{PREFIX}model.norm.weight": (32,)}
+    findings = [
+        each for each in make_adapter().with_tensors(shapes).check(make_base()) if each.code == "TENSOR_UNANNOUNCED"
+    ]
+    assert ["save_embedding_layers=False" in each.remedy for each in findings] == [True, False]
+
+
+def test_initialisations_that_change_the_base_are_known_however_they_are_written() -> None:
+    """PEFT takes OLoRA in capitals too; the warning that the base must be changed alike comes all the same."""
+    for name in ("olora", "OLoRA"):
+        codes = [each.code for each in make_adapter().with_config(init_lora_weights=name).check()]
+        assert codes == ["NEEDS_CHANGED_BASE"]

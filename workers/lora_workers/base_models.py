@@ -20,6 +20,7 @@ from lora_registry.tokenizer_maps import TOKENIZER_FILES, TokenizerMap, read_tok
 from lora_workers.base_files import REMEDY, BaseFiles, LocalBaseFiles
 from lora_workers.meta_model import build_running_model
 
+_WHOLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _MOST_CONFIG_BYTES = 1 << 20
 _MOST_INDEX_BYTES = 1 << 26
@@ -79,14 +80,18 @@ def _read_config(files: BaseFiles) -> dict[str, Any]:
 
 
 def _names_of_weights(files: BaseFiles) -> list[str]:
-    """The files that the index names; without an index all that look like weights."""
+    """The files that the index names; without an index model.safetensors, or else all that look like weights.
+
+    Source: `_get_resolved_checkpoint_files` in transformers/modeling_utils.py (transformers 5.23.0), which takes
+        model.safetensors alone; what lies beside it may be the same weights in another form.
+    """
     names = files.names()
     found = sorted(name for name in names if name.endswith(".safetensors"))
     if not found:
         wanted = "it takes a config.json and *.safetensors files"
         raise Rejected(f"{files.source} is no base model: {wanted}", remedy=REMEDY)
     if _INDEX_FILE not in names:
-        return found
+        return [_WHOLE_FILE] if _WHOLE_FILE in names else found
     try:
         index = json.loads(_read_small(files, _INDEX_FILE, limit_bytes=_MOST_INDEX_BYTES))
         indexed = sorted({str(shard) for shard in index["weight_map"].values()})

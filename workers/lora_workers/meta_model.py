@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from lora_registry.base_profile import ExpertShape, ModuleKind, ModuleShape, RunningModel
+from lora_registry.base_profile import ExpertShape, ModuleKind, ModuleShape, RunningModel, modules_around
 
 _FOREIGN_FIELDS = ("auto_map", "quantization_config", "compression_config", "custom_pipelines")
 logger = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ def _shapes(model: Any) -> RunningModel:
                 parameters[full] = sizes
             if len(sizes) == 3:
                 experts[full] = _expert_shape(sizes, is_transposed=getattr(module, "is_transposed", False) is True)
+    holders = modules_around((*(f"{name}.weight" for name in modules), *parameters))
+    bare = (name for name, _ in model.named_modules() if name and name not in holders)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     return RunningModel(
         modules=modules,
@@ -77,6 +79,7 @@ def _shapes(model: Any) -> RunningModel:
         input_embedding=_name_of(model, embedding),
         output_embedding=_name_of(model, head),
         tied=head is not None and embedding is not None and head.weight is embedding.weight,
+        bare_modules=tuple(bare),
     )
 
 

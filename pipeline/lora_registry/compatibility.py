@@ -94,7 +94,7 @@ def _noteworthy(config: AdapterConfig, base: BaseProfile) -> Iterator[Finding]:
         if alpha <= 0:
             yield file_codes.ALPHA_NOT_POSITIVE.finding(f"alpha_pattern.{pattern[:100]}", actual=alpha)
             break
-    if config.init_lora_weights.startswith(_CHANGES_BASE):
+    if config.init_lora_weights.lower().startswith(_CHANGES_BASE):
         yield file_codes.NEEDS_CHANGED_BASE.finding("init_lora_weights", actual=config.init_lora_weights[:40])
     for name in config.unknown_fields[:20]:
         yield file_codes.CONFIG_FIELD_UNKNOWN.finding(name[:100])

@@ -109,6 +109,18 @@ def test_several_sources_are_one_line_each() -> None:
     assert all(list(line) == ["source", *KEYS] for line in lines)
 
 
+def test_names_of_no_encoding_beside_an_adapter_are_told_as_utf_8(tmp_path: Path) -> None:
+    """The line of --json is UTF-8 whatever bytes the name of a file beside the adapter is made of."""
+    source = write(tmp_path / "a", make_adapter(targets=("q_proj", "k_proj", "v_proj")))
+    (source / os.fsdecode(b"\xff\xfe.safetensors")).touch()
+
+    report = dry_run("sglang").check(str(source))
+
+    text = json.dumps(report.as_result(), ensure_ascii=False)
+    assert r"\\xff\\xfe.safetensors" in text
+    text.encode()
+
+
 def test_people_get_tables() -> None:
     """The finding with both shapes and its remedy, the engine's reason, and an overview."""
     result = run("check", RSLORA, WRONG, "--base", BASE)

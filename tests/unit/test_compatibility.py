@@ -379,11 +379,12 @@ def test_parameters_that_cannot_be_wrapped_are_refused() -> None:
     assert errors_of(matrix.check()) == []
 
 
-def test_parameters_of_an_activated_lora_are_refused() -> None:
-    """PEFT has no activated LoRA for parameters; one that matches nothing harms nothing."""
+@pytest.mark.parametrize("change", [{"alora_invocation_tokens": [1]}, {"lora_dropout": 0.1}, {"lora_dropout": -0.1}])
+def test_fields_that_peft_refuses_beside_parameters_are_refused(change: dict[str, Any]) -> None:
+    """PEFT has no activated LoRA and no dropout for parameters; beside one that matches nothing they do no harm."""
     matrix = make_adapter(target_parameters=["q_proj.weight", "v_proj.weight"], target_modules=[])
-    assert errors_of(matrix.with_config(alora_invocation_tokens=[1]).check()) == ["CONFIG_FIELD_INVALID"]
-    assert errors_of(make_adapter(target_parameters=["x.weight"], alora_invocation_tokens=[1]).check()) == []
+    assert errors_of(matrix.with_config(**change).check()) == ["CONFIG_FIELD_INVALID"]
+    assert errors_of(make_adapter(target_parameters=["x.weight"]).with_config(**change).check()) == []
 
 
 @pytest.mark.parametrize("named", ["olora", "OLoRA", "pissa_niter_4", "loftq"])

@@ -76,6 +76,7 @@ def trap(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tra
         (directory / f"{_MODULE}.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
     for file in (base / "config.json", adapter / "adapter_config.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": _AUTO_MAP}))
+    monkeypatch.delitem(sys.modules, _MODULE, raising=False)
     monkeypatch.syspath_prepend(str(path))
     monkeypatch.chdir(adapter)
     return Trap(base, adapter, trace)

@@ -105,6 +105,9 @@ def _check_modules(config: AdapterConfig, base: BaseProfile, tensors: SortedTens
     wrapped = wrap_parameters(config, base, targets)
     yield from wrapped.findings
     yield from _check_initialisation(config, base, wrapped.by_name, tensors)
+    if config.alora_invocation_tokens and any(Role.EMBEDDING_A in roles for roles in tensors.lora.values()):
+        message = "PEFT refuses an activated LoRA on an embedding."
+        yield file_codes.CONFIG_FIELD_INVALID.finding("alora_invocation_tokens", message)
     saved, applied = saved_names(config, base), 0
     for name, roles in tensors.lora.items():
         parameter = wrapped.by_name.get(name)

@@ -387,6 +387,13 @@ def test_fields_that_peft_refuses_beside_parameters_are_refused(change: dict[str
     assert errors_of(make_adapter(target_parameters=["x.weight"]).with_config(**change).check()) == []
 
 
+def test_an_activated_lora_on_an_embedding_is_refused() -> None:
+    """PEFT has none for embeddings; on projections it is fine."""
+    tokens = {"alora_invocation_tokens": [1, 2]}
+    assert errors_of(make_adapter(targets=("embed_tokens",)).with_config(**tokens).check()) == ["CONFIG_FIELD_INVALID"]
+    assert errors_of(make_adapter().with_config(**tokens).check()) == []
+
+
 @pytest.mark.parametrize("named", ["olora", "OLoRA", "pissa_niter_4", "loftq"])
 def test_initialisations_that_changed_the_base_are_told(named: str) -> None:
     """However the name is written that PEFT reads, the base was changed with it."""

@@ -33,11 +33,12 @@ What nothing refers to any more is marked by marks.py for garbage collection; co
 that training jobs leave for the workers (durable.py: so that they outlive a power failure).
 
 How an adapter is judged is in adapter_files.py, adapter_config.py, safetensors_header.py and compatibility.py, with
-module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py, changed_parts.py, tensor_roles.py,
-stacked_experts.py, renamed_modules.py, saved_tensors.py and tokenizer_comparison.py; what a base model looks like in
-base_profile.py, base_headers.py, quantized_bases.py and tokenizer_maps.py; what becomes of an adapter on an engine in
-adapter_traits.py, engine_conditions.py, engine_profiles.py (and engines/*.json) and engine_verdicts.py; what the
-numbers of its weights say in numeric_report.py; judgement.py puts these together, and report.py is what is kept of it.
+config_fields.py, module_patterns.py, target_selection.py, target_parameters.py, layer_replication.py,
+changed_parts.py, tensor_roles.py, stacked_experts.py, renamed_modules.py, saved_tensors.py and
+tokenizer_comparison.py; what a base model looks like in base_profile.py, base_headers.py, quantized_bases.py and
+tokenizer_maps.py; what becomes of an adapter on an engine in adapter_traits.py, engine_conditions.py,
+engine_profiles.py (and engines/*.json) and engine_verdicts.py; what the numbers of its weights say in
+numeric_report.py; judgement.py puts these together, and report.py is what is kept of it.
 
 This package imports the standard library, pydantic and redis, and nothing else; the processes and the heavy libraries
 are in `lora_workers`.

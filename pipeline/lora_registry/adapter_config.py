@@ -1,17 +1,21 @@
 """adapter_config.json, read strictly: the fields that decide what a LoRA adapter changes and by how much.
 
+What each field may hold is in config_fields.py; here is what they say together.
+
 Source: LoraConfig in peft/tuners/lora/config.py (PEFT 0.21.2).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from lora_registry import file_codes
 from lora_registry.artifacts import CONFIG_FILE
+from lora_registry.config_fields import ALL_LINEAR, FIELDS, read_fields, short
 from lora_registry.errors import Rejected
 from lora_registry.findings import Finding
 from lora_registry.module_patterns import (
@@ -26,31 +30,10 @@ from lora_registry.module_patterns import (
 )
 from lora_registry.strict_json import StrictJsonError, dump_compact, load_object
 
+__all__ = ["ALL_LINEAR", "MAX_CONFIG_BYTES", "AdapterConfig", "ConfigError", "canonical_config", "parse_adapter_config"]
+
 MAX_CONFIG_BYTES = 1_048_576
 """A configuration that lists every projection of a model of 126 layers in full has about 60 kB."""
-MAX_LIST_ENTRIES = 20_000
-"""Entries of one list or pattern table; a mixture model with all experts listed in full stays below it."""
-MAX_SAVED_MODULES = 100
-"""Entries of modules_to_save: its match knows no dots and is paid for by every full tensor."""
-ALL_LINEAR = "all-linear"
-
-_JUDGED = {
-    "peft_type", "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
-    "use_rslora", "use_dora", "lora_bias", "bias", "modules_to_save", "layers_to_transform", "layers_pattern",
-    "fan_in_fan_out", "base_model_name_or_path", "target_parameters", "trainable_token_indices",
-    "layer_replication", "init_lora_weights", "alora_invocation_tokens", "task_type", "auto_mapping",
-    "megatron_config", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config",
-    "monteclora_config", "lora_dropout", "ensure_weight_tying",
-}  # fmt: skip
-_WITHOUT_EFFECT = {
-    "inference_mode", "peft_version", "revision", "megatron_core", "loftq_config",
-    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
-}  # fmt: skip
-_TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
-_INITIALISATIONS = re.compile(
-    r"|gaussian|eva|olora|pissa|pissa_niter_\d{1,4}|corda|loftq|orthogonal|lora_ga|mica", re.IGNORECASE
-)
-_VARIANTS = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config")
 
 
 class ConfigError(Rejected):
@@ -152,13 +135,13 @@ def parse_adapter_config(raw: bytes, *, compile_pattern: CompilePattern | None =
     kind = fields.get("peft_type")
     if kind != "LORA":
         raise ConfigError.of(
-            [file_codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=_short(kind))]
+            [file_codes.PEFT_TYPE_UNSUPPORTED.finding("peft_type", expected="LORA", actual=short(kind))]
         )
-    reader = _FieldReader(fields, compile_pattern)
-    config = _config(reader, fields)
-    findings = (
-        reader.findings + _missing(fields) + _contradictions(config, fields) + _foreign(fields) + _variants(fields)
-    )
+    absent = _absent(fields)
+    values, unfit = read_fields({name: value for name, value in fields.items() if name not in absent})
+    config = _config(values, fields, compile_pattern)
+    findings = [file_codes.CONFIG_FIELD_MISSING.finding(name) for name in absent]
+    findings += [*unfit, *_check_patterns(config), *_contradictions(config, fields)]
     if findings:
         raise ConfigError.of(findings)
     return config
@@ -179,7 +162,8 @@ def canonical_config(raw: bytes) -> bytes:
         value = fields.get(name)
         if isinstance(value, list):
             if not all(isinstance(entry, str) for entry in value):
-                raise ConfigError.of([_invalid(name, "a list of names", value)])
+                finding = file_codes.CONFIG_FIELD_INVALID.finding(name, expected="a list of names", actual=short(value))
+                raise ConfigError.of([finding])
             fields[name] = sorted(value)
     return dump_compact(fields)
 
@@ -199,276 +183,90 @@ def _load(raw: bytes) -> dict[str, Any]:
         raise ConfigError.of([file_codes.CONFIG_NOT_JSON.finding(CONFIG_FILE, str(exc))]) from exc
 
 
-def _config(reader: _FieldReader, fields: dict[str, Any]) -> AdapterConfig:
-    return AdapterConfig(
-        rank=reader.positive("r"),
-        lora_alpha=reader.number("lora_alpha"),
-        target_modules=reader.names_or_text("target_modules"),
-        exclude_modules=reader.names_or_text("exclude_modules"),
-        rank_pattern=reader.pattern_table("rank_pattern", integers=True),
-        alpha_pattern=reader.pattern_table("alpha_pattern", integers=False),
-        use_rslora=reader.flag("use_rslora"),
-        use_dora=reader.flag("use_dora"),
-        lora_bias=reader.flag("lora_bias"),
-        bias=reader.choice("bias", ("none", "all", "lora_only"), default="none"),
-        modules_to_save=reader.literal_names("modules_to_save", at_most=MAX_SAVED_MODULES),
-        layers_to_transform=reader.integers("layers_to_transform"),
-        layers_pattern=reader.names("layers_pattern"),
-        fan_in_fan_out=reader.flag("fan_in_fan_out"),
-        base_model_name_or_path=reader.base_name("base_model_name_or_path"),
-        target_parameters=reader.literal_names("target_parameters"),
-        trainable_token_indices=reader.token_indices("trainable_token_indices"),
-        layer_replication=reader.ranges("layer_replication"),
-        init_lora_weights=reader.initialisation("init_lora_weights"),
-        alora_invocation_tokens=reader.integers("alora_invocation_tokens"),
-        task_type=reader.choice("task_type", _TASKS, default=""),
-        lora_dropout=reader.optional_number("lora_dropout"),
-        ensure_weight_tying=reader.flag("ensure_weight_tying"),
-        unknown_fields=tuple(sorted(name for name in fields.keys() - _JUDGED - _WITHOUT_EFFECT if fields[name])),
-        compile_pattern=reader.compile_pattern,
-    )
-
-
-def _missing(fields: dict[str, Any]) -> list[Finding]:
+def _absent(fields: dict[str, Any]) -> list[str]:
     absent = [name for name in ("r", "lora_alpha") if fields.get(name) is None]
     if not fields.get("target_modules") and not fields.get("target_parameters"):
         absent.append("target_modules")
-    return [file_codes.CONFIG_FIELD_MISSING.finding(name) for name in absent]
+    return absent
 
 
-def _contradictions(config: AdapterConfig, fields: dict[str, Any]) -> list[Finding]:
-    """Combinations that PEFT refuses. Source: LoraConfig.__post_init__ (PEFT 0.21.2)."""
-    findings = []
+def _config(values: dict[str, Any], fields: dict[str, Any], compile_pattern: CompilePattern | None) -> AdapterConfig:
+    """With a harmless value for each field that is absent or does not fit."""
+    known = {name: value for name, value in values.items() if name in _ATTRIBUTES}
+    return AdapterConfig(
+        rank=values.get("r", 1),
+        **{"lora_alpha": 1, "target_modules": (), **known},
+        unknown_fields=tuple(sorted(name for name in fields.keys() - FIELDS.keys() if fields[name])),
+        compile_pattern=compile_pattern,
+    )
+
+
+def _check_patterns(config: AdapterConfig) -> Iterator[Finding]:
+    for name, named in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
+        if isinstance(named, str) and named and not _is_plain(name, named):
+            yield from _check_expression(name, named, config.compile_pattern)
+    yield from _check_table("rank_pattern", config.rank_pattern, config.compile_pattern)
+    yield from _check_table("alpha_pattern", config.alpha_pattern, config.compile_pattern)
     foreign = next((parent for parent in config.layers_pattern if not is_literal_name(parent)), None)
     if foreign is not None:
-        findings.append(file_codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[:100]))
+        yield file_codes.PATTERN_NOT_LITERAL.finding("layers_pattern", actual=foreign[:100])
+
+
+def _is_plain(name: str, pattern: str) -> bool:
+    if name == "target_modules" and pattern == ALL_LINEAR:
+        return True
+    return is_literal_name(pattern) and "." not in pattern
+
+
+def _check_expression(name: str, pattern: str, compile_pattern: CompilePattern | None) -> Iterator[Finding]:
+    if is_hazardous(pattern):
+        yield file_codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100])
+        return
+    try:
+        compile_expression(pattern, compile_pattern)
+    except PatternNotLiteral as exc:
+        yield file_codes.PATTERN_NOT_LITERAL.finding(name, str(exc), actual=pattern[:100])
+
+
+def _check_table(name: str, table: dict[str, Any], compile_pattern: CompilePattern | None) -> Iterator[Finding]:
+    for pattern in table:
+        if not is_literal(pattern) and is_hazardous(pattern, repeats=MAX_TABLE_REPEATS):
+            yield file_codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100])
+            return
+    try:
+        PatternTable(table, default=1, compile_pattern=compile_pattern)
+    except PatternNotLiteral as exc:
+        yield file_codes.PATTERN_NOT_LITERAL.finding(name, str(exc))
+
+
+def _contradictions(config: AdapterConfig, fields: dict[str, Any]) -> Iterator[Finding]:
+    """Combinations that PEFT refuses, whatever the base is.
+
+    Source: LoraConfig.__post_init__, and `resolve_lora_variant` in peft/tuners/lora/layer.py (PEFT 0.21.2).
+    """
+    initialised = config.init_lora_weights.lower()
     for name in ("layers_to_transform", "layers_pattern"):
         if isinstance(config.target_modules, str) and fields.get(name) is not None:
-            message = f"{name} counts only when target_modules is a list; PEFT refuses the combination."
-            findings.append(file_codes.CONFIG_FIELD_INVALID.finding(name, message))
+            yield _refused(name, f"{name} counts only when target_modules is a list; PEFT refuses the combination.")
     if config.layers_pattern and fields.get("layers_to_transform") is None:
-        message = "PEFT refuses layers_pattern without layers_to_transform."
-        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("layers_pattern", message))
+        yield _refused("layers_pattern", "PEFT refuses layers_pattern without layers_to_transform.")
     if config.lora_bias and (config.use_dora or type(fields.get("init_lora_weights", True)) is not bool):
-        message = "PEFT refuses lora_bias together with use_dora or a named init_lora_weights."
-        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("lora_bias", message))
+        yield _refused("lora_bias", "PEFT refuses lora_bias together with use_dora or a named init_lora_weights.")
+    if config.alora_invocation_tokens and (config.use_dora or initialised == "mica"):
+        yield _refused("alora_invocation_tokens", "PEFT refuses an activated LoRA together with use_dora or MiCA.")
     both = config.trainable_token_indices.keys() & set(config.modules_to_save)
     if both:
         message = "PEFT refuses to train rows of an embedding that is saved whole."
-        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("trainable_token_indices", message, actual=min(both)))
-    odd = any(rank % 2 for rank in (config.rank, *config.rank_pattern.values()))
-    if config.init_lora_weights == "orthogonal" and odd:
-        message = "PEFT refuses to initialise an odd rank orthogonally."
-        findings.append(file_codes.CONFIG_FIELD_INVALID.finding("init_lora_weights", message))
-    return findings
+        yield _refused("trainable_token_indices", message, actual=min(both))
+    if initialised == "orthogonal" and any(rank % 2 for rank in (config.rank, *config.rank_pattern.values())):
+        yield _refused("init_lora_weights", "PEFT refuses to initialise an odd rank orthogonally.")
+    loftq = fields.get("loftq_config")
+    if initialised == "loftq" and not (loftq and isinstance(loftq, dict)):
+        yield _refused("loftq_config", "PEFT refuses to initialise by LoftQ without its settings.")
 
 
-def _foreign(fields: dict[str, Any]) -> list[Finding]:
-    """Fields that make PEFT import what the adapter names; only transformers' own models may be named."""
-    findings = []
-    if fields.get("megatron_config"):
-        findings.append(file_codes.CONFIG_FOREIGN_IMPORT.finding("megatron_config"))
-    if fields.get("megatron_core") not in (None, "megatron.core"):
-        findings.append(
-            file_codes.CONFIG_FOREIGN_IMPORT.finding("megatron_core", actual=_short(fields["megatron_core"]))
-        )
-    mapping = fields.get("auto_mapping")
-    if mapping:
-        library = mapping.get("parent_library") if isinstance(mapping, dict) else None
-        own = isinstance(library, str) and library.startswith("transformers.models.")
-        if not own or not all(part.isidentifier() for part in str(library).split(".")):
-            findings.append(file_codes.CONFIG_FOREIGN_IMPORT.finding("auto_mapping", actual=_short(mapping)))
-    return findings
+def _refused(name: str, message: str, *, actual: str = "") -> Finding:
+    return file_codes.CONFIG_FIELD_INVALID.finding(name, message, actual=actual)
 
 
-def _variants(fields: dict[str, Any]) -> list[Finding]:
-    return [
-        file_codes.VARIANT_UNSUPPORTED.finding(name, actual=_short(fields[name]))
-        for name in _VARIANTS
-        if fields.get(name)
-    ]
-
-
-def _invalid(name: str, expected: str, value: object) -> Finding:
-    return file_codes.CONFIG_FIELD_INVALID.finding(name, expected=expected, actual=_short(value))
-
-
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, (list, dict)) else f"{type(value).__name__} of {len(value)}"
-    return text[:100]
-
-
-class _FieldReader:
-    """Reads typed fields; notes what is wrong and gives a harmless value instead."""
-
-    def __init__(self, fields: dict[str, Any], compile_pattern: CompilePattern | None) -> None:
-        self._fields = fields
-        self.compile_pattern = compile_pattern
-        self.findings: list[Finding] = []
-
-    def positive(self, name: str) -> int:
-        value = self._fields.get(name)
-        if type(value) is int and value > 0:
-            return value
-        if value is not None:
-            self._note(name, "an integer of at least 1", value)
-        return 1
-
-    def number(self, name: str) -> float:
-        value = self._fields.get(name)
-        if _is_number(value):
-            return value
-        if value is not None:
-            self._note(name, "a finite number", value)
-        return 1
-
-    def optional_number(self, name: str) -> float:
-        value = self._fields.get(name)
-        return 0.0 if value is None else self.number(name)
-
-    def flag(self, name: str) -> bool:
-        value = self._fields.get(name)
-        if value is not None and type(value) is not bool:
-            self._note(name, "true or false", value)
-        return value is True
-
-    def text(self, name: str) -> str:
-        value = self._fields.get(name)
-        if value is None or isinstance(value, str):
-            return value or ""
-        self._note(name, "a text", value)
-        return ""
-
-    def choice(self, name: str, allowed: tuple[str, ...], *, default: str) -> str:
-        value = self._fields.get(name)
-        if isinstance(value, str) and value in allowed:
-            return value
-        if value is not None:
-            self._note(name, " or ".join(allowed), value)
-        return default
-
-    def names(self, name: str, *, at_most: int = MAX_LIST_ENTRIES) -> tuple[str, ...]:
-        value = self._fields.get(name)
-        listed = [value] if isinstance(value, str) else value
-        if not listed:
-            return ()
-        if not isinstance(listed, list) or not all(isinstance(entry, str) and entry for entry in listed):
-            self._note(name, "a list of names", value)
-        elif len(listed) > at_most:
-            self._note(name, f"at most {at_most} names", value)
-        else:
-            return tuple(listed)
-        return ()
-
-    def literal_names(self, name: str, *, at_most: int = MAX_LIST_ENTRIES) -> tuple[str, ...]:
-        """Names that must be in a list; PEFT would take a text letter by letter, and each name as a pattern."""
-        value = self._fields.get(name)
-        names = self.names(name, at_most=at_most)
-        if isinstance(value, str) or not all(map(is_literal_name, names)):
-            self._note(name, "a list of plain names", value)
-            return ()
-        return names
-
-    def names_or_text(self, name: str) -> tuple[str, ...] | str:
-        value = self._fields.get(name)
-        if not isinstance(value, str):
-            return self.names(name)
-        if name == "target_modules" and value.lower() == ALL_LINEAR:
-            return ALL_LINEAR
-        if value and not (is_literal_name(value) and "." not in value):
-            self._check_expression(name, value)
-        return value
-
-    def _check_expression(self, name: str, pattern: str) -> None:
-        if is_hazardous(pattern):
-            self.findings.append(file_codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
-            return
-        try:
-            compile_expression(pattern, self.compile_pattern)
-        except PatternNotLiteral as exc:
-            self.findings.append(file_codes.PATTERN_NOT_LITERAL.finding(name, str(exc), actual=pattern[:100]))
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        value = self._fields.get(name)
-        listed = [value] if type(value) is int else value
-        if listed is None:
-            return ()
-        if isinstance(listed, list) and len(listed) <= MAX_LIST_ENTRIES and all(_is_index(entry) for entry in listed):
-            return tuple(listed)
-        self._note(name, "integers of at least 0", value)
-        return ()
-
-    def ranges(self, name: str) -> tuple[tuple[int, int], ...]:
-        value = self._fields.get(name)
-        if value is None:
-            return ()
-        if isinstance(value, list) and len(value) <= MAX_LIST_ENTRIES and all(_is_range(entry) for entry in value):
-            return tuple((begin, end) for begin, end in value)
-        self._note(name, "pairs of layer numbers", value)
-        return ()
-
-    def token_indices(self, name: str) -> dict[str, tuple[int, ...]]:
-        value = self._fields.get(name)
-        if not value:
-            return {}
-        by_name = value if isinstance(value, dict) else {"": value}
-        for indices in by_name.values():
-            if not isinstance(indices, list) or len(set(map(str, indices))) != len(indices):
-                self._note(name, "a list of different token indices", value)
-                return {}
-            if not all(_is_index(index) for index in indices):
-                self._note(name, "integers of at least 0", value)
-                return {}
-        return {module: tuple(indices) for module, indices in by_name.items()}
-
-    def pattern_table(self, name: str, *, integers: bool) -> dict[str, Any]:
-        value = self._fields.get(name)
-        if not value:
-            return {}
-        if not isinstance(value, dict) or len(value) > MAX_LIST_ENTRIES:
-            self._note(name, f"an object with at most {MAX_LIST_ENTRIES} entries", value)
-            return {}
-        for pattern, number in value.items():
-            if not is_literal(pattern) and is_hazardous(pattern, repeats=MAX_TABLE_REPEATS):
-                self.findings.append(file_codes.PATTERN_HAZARDOUS.finding(name, actual=pattern[:100]))
-                return {}
-            if not (type(number) is int and number > 0 if integers else _is_number(number)):
-                self._note(f"{name}.{pattern[:100]}", "an integer of at least 1" if integers else "a number", number)
-                return {}
-        try:
-            PatternTable(value, default=1, compile_pattern=self.compile_pattern)
-        except PatternNotLiteral as exc:
-            self.findings.append(file_codes.PATTERN_NOT_LITERAL.finding(name, str(exc)))
-            return {}
-        return value
-
-    def base_name(self, name: str) -> str:
-        text = self.text(name)
-        if not text.isprintable() or "://" in text or ".." in text.replace("\\", "/").split("/") or len(text) > 4096:
-            self._note(name, "a hub name or a path without '..'", text)
-            return ""
-        return text
-
-    def initialisation(self, name: str) -> str:
-        value = self._fields.get(name)
-        if value is None or type(value) is bool:
-            return ""
-        text = self.text(name)
-        if _INITIALISATIONS.fullmatch(text) is None:
-            self._note(name, "a way of initialising that PEFT knows", value)
-        return text
-
-    def _note(self, name: str, expected: str, value: object) -> None:
-        self.findings.append(_invalid(name, expected, value))
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
-
-
-def _is_index(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_range(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_index(entry) for entry in value)
+_ATTRIBUTES = {attribute.name for attribute in dataclasses.fields(AdapterConfig)}

@@ -101,6 +101,9 @@ def _check_modules(parts: ChangedParts, tensors: SortedTensors) -> Iterator[Find
     base, targets, saved, wrapped = parts.base, parts.targets, parts.saved, parts.wrapped
     yield from wrapped.findings
     yield from _check_initialisation(parts.config, base, wrapped.by_name, tensors)
+    if parts.config.alora_invocation_tokens and any(Role.EMBEDDING_A in roles for roles in tensors.lora.values()):
+        message = "PEFT refuses an activated LoRA on an embedding."
+        yield file_codes.CONFIG_FIELD_INVALID.finding("alora_invocation_tokens", message)
     applied = 0
     for name, roles in tensors.lora.items():
         parameter = wrapped.by_name.get(name)

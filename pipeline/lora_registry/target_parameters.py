@@ -101,7 +101,8 @@ def _contradictions(config: AdapterConfig) -> Iterator[Finding]:
         ("use_dora", config.use_dora),
         ("lora_bias", config.lora_bias),
         ("fan_in_fan_out", config.fan_in_fan_out),
-        ("lora_dropout", config.lora_dropout > 0),
+        ("lora_dropout", config.lora_dropout != 0),
+        ("alora_invocation_tokens", bool(config.alora_invocation_tokens)),
     ):
         if is_set:
             message = "PEFT refuses this field together with target_parameters."

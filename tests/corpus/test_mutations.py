@@ -22,6 +22,7 @@ from lora_registry.compatibility import check_compatibility
 from lora_registry.safetensors_header import HeaderError, read_header
 from lora_workers.linear_patterns import linear_time_patterns
 from tests.corpus.bases import make_model
+from tests.corpus.config_values import any_value, well_typed_value
 from tests.corpus.conftest import Corpus
 from tests.corpus.judging import judge
 from tests.corpus.spoiling import CONFIG, PREFIX, WEIGHTS, Tensors, read_tensors, write_tensors, zeros
@@ -131,7 +132,9 @@ _EXPRESSIONS = [r".*\.q_proj", r".*(q|v)_proj", r"model\.layers\.\d+\.self_attn\
 
 
 def _one_field(rng: random.Random) -> dict[str, Any]:
-    """Another value for one field, legal for its type most of the time."""
+    """Another value for one field: one that tells on these bases, or of any type and for any field of PEFT's."""
+    if rng.random() < 0.3:
+        return rng.choice((any_value, well_typed_value))(rng)
     names = rng.sample(_NAMES, rng.randint(0, 3))
     choices: dict[str, Callable[[], object]] = {
         "r": lambda: rng.choice([1, 2, 4, 6, 8]),

@@ -76,6 +76,30 @@ def test_reads_what_peft_writes() -> None:
         ("base_model_name_or_path", "a/../b"),
         ("base_model_name_or_path", 3),
         ("task_type", 1),
+        ("lora_alpha", 1e39),
+        ("lora_alpha", -1e300),
+        ("alpha_pattern", {"q_proj": 1e39}),
+        ("lora_dropout", None),
+        ("lora_dropout", 1.5),
+        ("bias", None),
+        ("rank_pattern", None),
+        ("rank_pattern", []),
+        ("alpha_pattern", ""),
+        ("layers_pattern", 0),
+        ("trainable_token_indices", []),
+        ("trainable_token_indices", 0),
+        ("trainable_token_indices", {"e": []}),
+        ("alora_invocation_tokens", 1),
+        ("init_lora_weights", "PISSA"),
+        ("target_parameters", ""),
+        ("corda_config", []),
+        ("eva_config", False),
+        ("eva_config", {"rho": 0.5}),
+        ("lora_ga_config", "x"),
+        ("use_bdlora", False),
+        ("arrow_config", 0),
+        ("kasa_config", ""),
+        ("velora_config", []),
     ],
 )
 def test_wrong_types_are_refused(field: str, value: object) -> None:
@@ -166,6 +190,12 @@ def test_variants_that_are_not_judged_are_refused(field: str) -> None:
     assert refused_with(**{field: {"x": 1}}) == ["VARIANT_UNSUPPORTED"]
 
 
+@pytest.mark.parametrize("field", ["use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config"])
+def test_settings_of_a_variant_ask_for_it_even_when_they_are_empty(field: str) -> None:
+    """PEFT makes default settings of an empty object, and with them the variant."""
+    assert refused_with(**{field: {}}) == ["VARIANT_UNSUPPORTED"]
+
+
 @pytest.mark.parametrize("pattern", ["q[_]proj", "(q_proj", "q_proj|v_proj", "a\\d", ""])
 def test_regular_expressions_in_pattern_tables_are_refused(pattern: str) -> None:
     """Without a linear-time matcher, the keys of rank_pattern and alpha_pattern must be literal names."""
@@ -219,6 +249,9 @@ def test_names_that_peft_reads_as_patterns_are_plain() -> None:
         {"lora_bias": True, "init_lora_weights": "gaussian"},
         {"init_lora_weights": "magic"},
         {"init_lora_weights": "orthogonal", "r": 3},
+        {"init_lora_weights": "loftq"},
+        {"alora_invocation_tokens": [1], "use_dora": True},
+        {"alora_invocation_tokens": [1], "init_lora_weights": "MiCA"},
         {"task_type": "MAGIC"},
         {"trainable_token_indices": {"embed_tokens": [1]}, "modules_to_save": ["embed_tokens"]},
     ],

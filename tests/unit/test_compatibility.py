@@ -379,6 +379,28 @@ def test_parameters_that_cannot_be_wrapped_are_refused() -> None:
     assert errors_of(matrix.check()) == []
 
 
+@pytest.mark.parametrize("change", [{"alora_invocation_tokens": [1]}, {"lora_dropout": 0.1}, {"lora_dropout": -0.1}])
+def test_fields_that_peft_refuses_beside_parameters_are_refused(change: dict[str, Any]) -> None:
+    """PEFT has no activated LoRA and no dropout for parameters; beside one that matches nothing they do no harm."""
+    matrix = make_adapter(target_parameters=["q_proj.weight", "v_proj.weight"], target_modules=[])
+    assert errors_of(matrix.with_config(**change).check()) == ["CONFIG_FIELD_INVALID"]
+    assert errors_of(make_adapter(target_parameters=["x.weight"]).with_config(**change).check()) == []
+
+
+def test_an_activated_lora_on_an_embedding_is_refused() -> None:
+    """PEFT has none for embeddings; on projections it is fine."""
+    tokens = {"alora_invocation_tokens": [1, 2]}
+    assert errors_of(make_adapter(targets=("embed_tokens",)).with_config(**tokens).check()) == ["CONFIG_FIELD_INVALID"]
+    assert errors_of(make_adapter().with_config(**tokens).check()) == []
+
+
+@pytest.mark.parametrize("named", ["olora", "OLoRA", "pissa_niter_4", "loftq"])
+def test_initialisations_that_changed_the_base_are_told(named: str) -> None:
+    """However the name is written that PEFT reads, the base was changed with it."""
+    adapter = make_adapter(init_lora_weights=named, loftq_config={"loftq_bits": 4})
+    assert codes_of(adapter.check()) == ["NEEDS_CHANGED_BASE"]
+
+
 def test_targets_that_peft_cannot_wrap_are_refused() -> None:
     """A target that is a norm or a whole block makes PEFT refuse the adapter."""
     for target in ("input_layernorm", "self_attn"):

@@ -109,6 +109,42 @@ def test_several_sources_are_one_line_each() -> None:
     assert all(list(line) == ["source", *KEYS] for line in lines)
 
 
+def test_a_source_out_of_reach_leaves_the_others_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each source has its line, with the error where there is no verdict; the exit code says that one is missing."""
+    broken = write(tmp_path / "a", make_adapter())
+    read = os.pread
+
+    def fail_there(descriptor: int, *rest: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().parent == broken:
+            raise OSError(5, "Input/output error")  # which no test can make a disk give
+        return read(descriptor, *rest)
+
+    monkeypatch.setattr(os, "pread", fail_there)
+    sources = (GOOD, str(broken), WRONG)
+    result = run("check", *sources, "--base", BASE, "--json")
+
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["source"] for line in lines] == list(sources)
+    assert [line.get("verdict") for line in lines] == ["valid", None, "invalid"]
+    assert set(lines[1]["error"]) == {"code", "message", "remedy"}
+    assert result.exit_code == 4
+    shown = run("check", *sources, "--base", BASE)
+    assert shown.stdout.splitlines()[-1] == "1 valid, 1 invalid, 1 out of reach"
+    assert shown.exit_code == 4
+
+
+def test_names_of_no_encoding_beside_an_adapter_are_told_as_utf_8(tmp_path: Path) -> None:
+    """The line of --json is UTF-8 whatever bytes the name of a file beside the adapter is made of."""
+    source = write(tmp_path / "a", make_adapter(targets=("q_proj", "k_proj", "v_proj")))
+    (source / os.fsdecode(b"\xff\xfe.safetensors")).touch()
+
+    report = dry_run("sglang").check(str(source))
+
+    text = json.dumps(report.as_result(), ensure_ascii=False)
+    assert r"\\xff\\xfe.safetensors" in text
+    text.encode()
+
+
 def test_people_get_tables() -> None:
     """The finding with both shapes and its remedy, the engine's reason, and an overview."""
     result = run("check", RSLORA, WRONG, "--base", BASE)

@@ -74,7 +74,7 @@ CASES: dict[str, Case] = {
     "saved_modules_other_than": Case(good(modules_to_save=["lm_head"]), good(modules_to_save=["score"])),
     "whole_tensors": Case(WITH_SAVED_HEAD, good(modules_to_save=["lm_head"])),
     "initialised_by": Case(good(init_lora_weights="pissa_niter_16"), good(init_lora_weights="gaussian")),
-    "initialised_by_other_than": Case(good(init_lora_weights="OLoRA"), good(init_lora_weights="EVA")),
+    "initialised_by_other_than": Case(good(init_lora_weights="OLoRA"), good(init_lora_weights="eva")),
     "rslora": Case(good(use_rslora=True), good(rank=1, use_rslora=True)),
     "ranks_differ": Case(rank_in_one_layer(16), rank_in_one_layer(8)),
     "alphas_differ": Case(good(alpha_pattern={"q_proj": 5}), good(alpha_pattern={"q_proj": 16, "nowhere": 3})),

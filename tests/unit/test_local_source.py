@@ -13,7 +13,8 @@ import pytest
 from tests.helpers.adapters import codes_of
 
 from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest
-from lora_registry.errors import Rejected, Transient
+from lora_registry.errors import Deferred, Rejected, Transient
+from lora_registry.readiness import Readiness
 from lora_registry.registrations import dump_findings
 from lora_registry.settings import Settings
 from lora_registry.sources import PinnedFile, PinnedSource
@@ -336,6 +337,22 @@ def test_reading_stops_one_byte_after_the_limit(source: LocalSource, root: Path)
     pinned = source.resolve(str(directory))
     assert source.read(pinned.config, limit_bytes=10) == b"x" * 11
     assert source.read(pinned.config, limit_bytes=1000) == b"x" * 1000
+
+
+def test_adapter_one_folder_deeper_is_named(source: LocalSource, root: Path) -> None:
+    """PEFT saves an adapter that has a name of its own in a folder of that name; the finding says which."""
+    write_files(root / "a" / "legal")
+    (root / "a" / "notes").mkdir()
+    with pytest.raises(Rejected) as rejected:
+        source.resolve(str(root / "a"))
+    assert [(each.code, each.subject) for each in rejected.value.findings] == [("FILES_IN_SUBFOLDER", "legal")]
+
+
+def test_a_checkpoint_below_does_not_end_the_wait_for_an_upload(root: Path) -> None:
+    """Where an upload may still come, what lies below its directory is no answer."""
+    write_files(root / "a" / "checkpoint-5")
+    with pytest.raises(Deferred):
+        LocalSource([root], readiness=Readiness(deadline_s=60)).resolve(str(root / "a"))
 
 
 HOSTILE_NAMES = [b"\xff\xfe.bin", b"a\nb.bin", b"\x1b[2J.bin", b"'; rm -rf ~;'.bin", b"x" * 251 + b".bin"]

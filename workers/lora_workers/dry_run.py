@@ -33,7 +33,6 @@ from lora_workers.sources.local import LocalSource
 
 _FIRST_READ_BYTES = 4096
 """A second read of a local file costs less than bytes that are not needed; elsewhere it is the other way round."""
-_MOST_NAMES = 10_000
 _MOST_TOKENIZERS = 64
 
 
@@ -173,7 +172,7 @@ class DryRun:
             return self._sources, pinned, _others(names)
         directory = os.path.realpath(source.removeprefix("file://"))
         local = LocalSource(_roots_of(directory))
-        return local, local.resolve(source), _other_files(directory) if self._profiles else ()
+        return local, local.resolve(source), _others(local.list(source).files) if self._profiles else ()
 
     def _tokenizer_findings(self, pinned: PinnedSource, source: Source, counted: _Counted) -> tuple[Finding, ...]:
         """As `judge_tokenizer`; a copy of a tokenizer that was compared before is only read and hashed."""
@@ -216,11 +215,6 @@ def _roots_of(directory: str) -> tuple[Path, ...]:
     if path.parent.name == "snapshots":
         return (path, path.parent.parent / "blobs")
     return (path,)
-
-
-def _other_files(directory: str) -> tuple[str, ...]:
-    with os.scandir(directory) as listing:
-        return _others(entry.name for _, entry in zip(range(_MOST_NAMES), listing, strict=False))
 
 
 def _others(names: Iterable[str]) -> tuple[str, ...]:

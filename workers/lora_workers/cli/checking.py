@@ -18,7 +18,18 @@ from lora_registry.report import ValidationReport, Verdict
 from lora_registry.settings import load_settings
 from lora_workers.base_models import read_base_profile
 from lora_workers.cli.options import AsJson, Credential, open_client
-from lora_workers.cli.output import OK, REJECTED, print_findings, print_json, print_line, print_lines, print_table
+from lora_workers.cli.output import (
+    OK,
+    OUT_OF_REACH,
+    REJECTED,
+    described,
+    print_error,
+    print_findings,
+    print_json,
+    print_line,
+    print_lines,
+    print_table,
+)
 from lora_workers.cli.registering import absolute
 from lora_workers.dry_run import DryRun, numeric_findings
 from lora_workers.sources import open_sources
@@ -59,7 +70,7 @@ def check(
     """Say whether adapters fit a base model and which engines serve them right, without registering anything.
 
     With a directory as base it needs no server. With --json each source is one line. Exit code 0: all are valid, 1:
-    one is not, 2: the base cannot be read.
+    one is not, 2: the base cannot be read, 4: one is out of reach, whatever the others are.
     """
     settings = load_settings()
     remote = open_sources(settings)
@@ -72,18 +83,26 @@ def check(
     )
     several = len(sources) > 1
     checked: list[tuple[str, ValidationReport]] = []
-    verdict = Verdict.VALID
+    out_of_reach = 0
     for source in sources:
-        report = dry_run.check(absolute(source), credential=credential)
-        verdict = report.verdict if report.verdict is Verdict.INVALID else verdict
-        if as_json:
-            print_json({"source": source, **report.as_result()} if several else report.as_result())
+        named = {"source": source} if several else {}
+        try:
+            report = dry_run.check(absolute(source), credential=credential)
+        except Transient as error:
+            out_of_reach += 1
+            print_error(error, as_json=False)
+            if as_json:
+                print_json({**named, "error": described(error)})
             continue
-        _print_report(source, report)
         checked.append((source, report.model_copy(update={"findings": ()})))
+        if as_json:
+            print_json({**named, **report.as_result()})
+        else:
+            _print_report(source, report)
     if several and not as_json:
-        _print_overview(checked)
-    raise typer.Exit(OK if verdict is Verdict.VALID else REJECTED)
+        _print_overview(checked, out_of_reach)
+    invalid = any(report.verdict is Verdict.INVALID for _, report in checked)
+    raise typer.Exit(OUT_OF_REACH if out_of_reach else REJECTED if invalid else OK)
 
 
 def _base_profile(base: str, also_known_as: Iterable[str]) -> BaseProfile:
@@ -151,8 +170,8 @@ def _engine_rows(name: str, verdict: EngineVerdict) -> list[tuple[str, ...]]:
     return [("" if place else name, *row) for place, row in enumerate(rows)]
 
 
-def _print_overview(checked: list[tuple[str, ValidationReport]]) -> None:
-    engines = list(checked[0][1].engines)
+def _print_overview(checked: list[tuple[str, ValidationReport]], out_of_reach: int) -> None:
+    engines = list(checked[0][1].engines) if checked else []
     rows = [
         (
             source,
@@ -164,7 +183,8 @@ def _print_overview(checked: list[tuple[str, ValidationReport]]) -> None:
     print_line("")
     print_table(("source", "verdict", *engines), rows)
     invalid = sum(report.verdict is Verdict.INVALID for _, report in checked)
-    print_line(f"{len(checked) - invalid} valid, {invalid} invalid")
+    tail = f", {out_of_reach} out of reach" if out_of_reach else ""
+    print_line(f"{len(checked) - invalid} valid, {invalid} invalid{tail}")
 
 
 def _short(report: ValidationReport, engine: str) -> str:

@@ -26,6 +26,7 @@ from lora_registry.tokenizer_maps import TOKENIZER_FILES
 from lora_workers.sources.digesting import CHUNK_BYTES, ChunkDigest
 
 _MOST_NAMES = 10_000
+_MOST_FOLDERS = 1000
 _REJECTED_ERRNO: dict[int, Code] = {
     errno.EACCES: source_codes.SOURCE_PERMISSION,
     errno.EPERM: source_codes.SOURCE_PERMISSION,
@@ -64,7 +65,8 @@ class LocalSource:
         return PinnedSource("file", files[CONFIG_FILE], files[WEIGHTS_FILE], tokenizer, may_grow_s=growing_s)
 
     def list(self, url: str, *, credential: str = "") -> Listing:
-        """The files of a directory; each is pinned when it is asked for.
+        """The files of a directory, and an adapter's in a folder of it if it has none; each is pinned when it is
+        asked for.
 
         Raises:
             Rejected: outside the roots, missing or unreadable.
@@ -73,7 +75,11 @@ class LocalSource:
         del credential  # the file system knows this process's user only
         directory = self._contained(url.removeprefix("file://"), subject=url)
         with _mapped(url), os.scandir(directory) as listing:
-            names = [_as_text(entry.name) for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
+            found = [entry.name for _, entry in zip(range(_MOST_NAMES), listing, strict=False)]
+        # Where an upload is waited for, a checkpoint below it is not yet what the adapter was taken for.
+        if not self._readiness.deadline_s and CONFIG_FILE not in found and WEIGHTS_FILE not in found:
+            found += _adapters_below(directory, found)
+        names = [_as_text(name) for name in found]
         return Listing(url, _Pins(names, lambda name: self._pin(directory, name)))
 
     def read(self, file: PinnedFile, *, limit_bytes: int) -> bytes:
@@ -165,6 +171,13 @@ class _Pins(Mapping[str, PinnedFile]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _adapters_below(directory: str, names: Sequence[str]) -> list[str]:
+    """Those of an adapter's two files that lie one folder deeper."""
+    folders = [name for name in names[:_MOST_FOLDERS] if Path(directory, name).is_dir()]
+    below = [f"{folder}/{file}" for folder in folders for file in (CONFIG_FILE, WEIGHTS_FILE)]
+    return [name for name in below if os.path.lexists(f"{directory}/{name}")]
 
 
 def _as_text(name: str) -> str:

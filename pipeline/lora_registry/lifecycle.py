@@ -292,6 +292,7 @@ class Lifecycle:
 
         Raises:
             NotFound: the version was retired.
+            Conflict: other nodes are told to hold it at this time.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -303,6 +304,11 @@ class Lifecycle:
         )
         if answer[0] == "unknown":
             raise NotFound(f"{record.served_name} was retired")
+        if answer[0] == "taken":
+            raise Conflict(
+                f"{record.served_name} is being tried on {answer[1][:200]}",
+                remedy="Wait until that promotion has ended, and promote it again.",
+            )
         return float(answer[1]) / 1e6
 
     def set_keep_last(self, number: int | None, *, namespace: str = DEFAULT_NAMESPACE, name: str = "") -> None:

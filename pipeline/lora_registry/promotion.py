@@ -83,7 +83,7 @@ class Promotions:
 
         Raises:
             NotFound: there is no such version.
-            Conflict: somebody else moved the alias meanwhile.
+            Conflict: somebody else moved the alias meanwhile, or another promotion tries the version on other nodes.
             NotServed: there are too few nodes to choose canaries from.
             PromotionAborted: a node failed, or it took too long; the alias is where it was.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.

@@ -242,6 +242,19 @@ def test_aliases_and_directions_hold_old_versions(registry: Registry) -> None:
     assert numbers(registry) == [4]
 
 
+def test_a_version_is_tried_by_one_promotion_at_a_time(registry: Registry) -> None:
+    """The end of one would be the end of both; the same told twice, or after the first one's end, is told."""
+    registry.register()
+    record = registry.catalog.version(version(1))
+    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    with pytest.raises(Conflict, match="tried on node-1"):
+        registry.lifecycle.direct(record, ["node-2"], for_s=60)
+    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    assert registry.view().directed["default.support-bot.v1"].nodes == ("node-1",)
+    registry.lifecycle.direct(record, [], for_s=0)
+    registry.lifecycle.direct(record, ["node-2"], for_s=60)
+
+
 def test_pinned_own_alias_keeps_its_version_and_the_newest_stays(registry: Registry) -> None:
     """Neither what is served nor the newest version is ever retired by itself."""
     keeping = registry.with_settings(keep_last=1)

@@ -2,8 +2,9 @@
 -- requires: clock, admitted, announce
 -- KEYS  1 versions of the base  2 directed versions of the base
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 version  6 for how many s  7 log length  8… node ids; none: over
--- Returns {'directed', now in us}, {'over', now in us}, {'unknown'} or {'not-admitted'}.
--- Atomic: what is directed and what is announced are the same. Others whose while is over are cleared away.
+-- Returns {'directed', now in us}, {'over', now in us}, {'unknown'}, {'taken', nodes} or {'not-admitted'}.
+-- Atomic: what is directed and what is announced are the same. Others whose while is over are cleared away. While one
+-- direction of a version lasts there is no other to other nodes: its end would be the end of both.
 local prefix, base, now = ARGV[1], ARGV[2], now_us()
 local generation = admitted(prefix .. ':server')
 if not generation then
@@ -36,6 +37,10 @@ if redis.call('HEXISTS', KEYS[1], field) == 0 then
   return {'unknown'}
 end
 local nodes = {unpack(ARGV, 8)}
+local before_until, before_nodes = string.match(redis.call('HGET', KEYS[2], field) or '', '^(%d+) (.+)$')
+if before_until and tonumber(before_until) * 1000000 > now and before_nodes ~= table.concat(nodes, ' ') then
+  return {'taken', before_nodes}
+end
 local until_s = math.ceil(now / 1000000 + tonumber(ARGV[6]))
 redis.call('HSET', KEYS[2], field, until_s .. ' ' .. table.concat(nodes, ' '))
 tell(field, until_s, nodes)

@@ -8,7 +8,7 @@ from lora_registry.connection import command, redis_errors
 from lora_registry.errors import NotFound
 from lora_registry.keys import Keys
 from lora_registry.names import AdapterName
-from lora_registry.namespaces import NamespacePolicy, SourceRule, Usage, check_quotas, check_source
+from lora_registry.namespaces import NamespacePolicy, SourceRule, Usage, check_quotas, check_size, check_source
 from lora_registry.settings import SECONDS_PER_DAY, Settings
 
 
@@ -95,6 +95,15 @@ class Policies:
             RedisUnavailable: the server is out of reach.
         """
         return self.check_against(self.find(adapter.namespace), adapter, source)
+
+    def check_size(self, adapter: AdapterName, size_bytes: int) -> None:
+        """See `lora_registry.namespaces.check_size`.
+
+        Raises:
+            Rejected: it is larger than all of the namespace's artifacts may be, with the finding.
+            RedisUnavailable: the server is out of reach.
+        """
+        check_size(self.find(adapter.namespace), size_bytes)
 
     def check_against(self, policy: NamespacePolicy | None, adapter: AdapterName, source: str) -> SourceRule:
         """As `check`, with a policy that the caller has read.

@@ -25,7 +25,7 @@ from lora_registry.errors import Deferred, LeaseLost, NotFound, Rejected, Transi
 from lora_registry.findings import Finding, Severity
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
-from lora_registry.namespaces import NamespacePolicy, SourceRule, check_source
+from lora_registry.namespaces import NamespacePolicy, Quotas, SourceRule, check_size, check_source
 from lora_registry.numeric_report import NumericReport, StartNumericPass
 from lora_registry.registrations import Registration, load_findings, parse_registration
 from lora_registry.report import ValidationReport, Verdict
@@ -122,6 +122,10 @@ class MemoryPolicies:
     def check(self, adapter: AdapterName, source: str) -> SourceRule:
         """The rule for the source; quotas are on a real server's tests."""
         return check_source(self.policy, adapter, source, required=False)
+
+    def check_size(self, adapter: AdapterName, size_bytes: int) -> None:
+        """See `Policies`."""
+        check_size(self.policy, size_bytes)
 
 
 class MemorySource:
@@ -417,6 +421,17 @@ def test_resolve_asks_another_registry_what_a_name_means() -> None:
     elsewhere: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": "s3://other"},)))  # type: ignore[arg-type]
     with pytest.raises(Rejected):
         resolve(lease, source=source, policies=elsewhere, locate=locate)
+
+
+def test_an_adapter_larger_than_its_namespaces_quota_is_not_copied() -> None:
+    """It could never be published, so resolve says so; one that might be is left to the script that counts."""
+    source = MemorySource(config=b"{}", weights=b"weights")
+    policy = NamespacePolicy(namespace="default", any_source=True, quotas=Quotas(bytes=7))
+    assert run_resolve(source, policy)
+    tighter = policy.model_copy(update={"quotas": Quotas(bytes=6)})
+    with pytest.raises(Rejected) as rejected:
+        run_resolve(source, tighter)
+    assert codes_of(rejected.value.findings) == ["QUOTA_BYTES"]
 
 
 def test_resolve_leaves_the_pinned_source() -> None:

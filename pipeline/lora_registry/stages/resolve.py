@@ -49,6 +49,7 @@ def resolve(lease: Lease, *, source: Source, policies: Policies, locate: Locate 
     rule = policies.check(registration.adapter, url)
     pinned = source.resolve(url, credential=rule.credential)
     check_pinned(rule, pinned)
+    policies.check_size(registration.adapter, pinned.weights.size_bytes)
     if pinned.may_grow_s:
         _check_whole(pinned, source)
     return {"pinned": replace(pinned, url=pinned.url or url).to_json()}

@@ -275,17 +275,18 @@ def test_superseded_only_once_the_newer_one_is_validated(registry: Registry) -> 
     other = registry.submit("other")
     registry.dispatch()
     for stage in (Stage.ALLOCATE, Stage.RESOLVE):
-        for lease in registry.claim(stage):
-            registry.complete(lease)
+        while leases := registry.claim(stage):
+            for lease in leases:
+                registry.complete(lease)
     validating = {lease.registration.id: lease for _ in range(3) for lease in registry.claim(Stage.VALIDATE)}
     assert registry.outcome(old) is None
     registry.complete(validating[new])
     registry.complete(validating[old])
     registry.complete(validating[other])
     assert registry.outcome(old) is Outcome.SUPERSEDED
-    leases = registry.advance(Stage.PUBLISH)
-    assert set(leases) == {new, other}
-    assert registry.publish(leases[new]).outcome is Outcome.PUBLISHED
+    published = registry.advance(Stage.PUBLISH)
+    assert set(published) == {new, other}
+    assert registry.publish(published[new]).outcome is Outcome.PUBLISHED
 
 
 def test_superseded_where_it_waits_for_a_claim(registry: Registry) -> None:
@@ -309,8 +310,9 @@ def test_failed_newer_one_supersedes_nothing(registry: Registry) -> None:
     old, bad = registry.submit(content="old"), registry.submit(content="bad", supersede=True)
     registry.dispatch()
     for stage in (Stage.ALLOCATE, Stage.RESOLVE):
-        for lease in registry.claim(stage):
-            registry.complete(lease)
+        while leases := registry.claim(stage):
+            for lease in leases:
+                registry.complete(lease)
     for _ in range(2):
         for lease in registry.claim(Stage.VALIDATE):
             if lease.registration.id == bad:

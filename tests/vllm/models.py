@@ -118,9 +118,18 @@ class Reference:
             model: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
             self._model = (PeftModel.from_pretrained(model, str(adapter)) if adapter else model).eval()
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+        self._answers: dict[tuple[str, int], tuple[str, list[int], float]] = {}
 
     def answer(self, prompt: str, *, tokens: int) -> tuple[str, list[int], float]:
-        """The greedy answer: its text, its tokens, and the sum of the natural logarithms of their probabilities."""
+        """The greedy answer: its text, its tokens, and the sum of the natural logarithms of their probabilities.
+
+        It is computed once: beside engines that are busy on the same processors it takes a minute instead of a moment.
+        """
+        if (prompt, tokens) not in self._answers:
+            self._answers[prompt, tokens] = self._greedy(prompt, tokens)
+        return self._answers[prompt, tokens]
+
+    def _greedy(self, prompt: str, tokens: int) -> tuple[str, list[int], float]:
         said: list[int] = self._tokenizer(prompt)["input_ids"]
         asked, total = len(said), 0.0
         with torch.inference_mode():

@@ -149,6 +149,7 @@ def test_redis_away_for_a_minute(stand: Stand, trained: dict[str, Trained]) -> N
     Requests go to both nodes all the while, and every answer is right; three times the plug-in has to resolve again.
     """
     bravo, prompts = trained["bravo"].reference, (PROMPT, LONG_PROMPT)
+    expected = {prompt: bravo.answer(prompt, tokens=TOKENS)[0] for prompt in prompts}
     check_answer(stand.resolving, "first-bot", bravo)  # loaded, whatever was asked for before
     stand.valkey.stop()
     since, at_resolving = time.monotonic(), list[Answered]()
@@ -164,7 +165,6 @@ def test_redis_away_for_a_minute(stand: Stand, trained: dict[str, Trained]) -> N
                 assert stand.resolving.complete("never-heard-of.v1", PROMPT).status_code == 404
     finally:
         stand.valkey.start()
-    expected = {prompt: bravo.answer(prompt, tokens=TOKENS)[0] for prompt in prompts}
     for each in [*at_bare.answers, *at_resolving]:
         assert (each.status, each.text) == (200, expected[each.prompt]), each
     assert {each.alias for each in at_resolving} == {"first-bot", "first-bot.v1"}

@@ -118,6 +118,8 @@ def place_copy(copy: AdapterCopy, target: Path) -> None:
 
 def _keep_placed(copy: AdapterCopy, target: Path) -> bool:
     """Mark the copy that is there as wanted anew; one that somebody damaged is removed. Returns whether it is there."""
+    if not target.exists():  # a moment later another process's may be there, which is whole: it must stay
+        return False
     try:
         if not _is_whole(copy, target):
             remove_copy(target)

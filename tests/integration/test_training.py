@@ -152,6 +152,15 @@ def test_a_copy_appears_whole(adapter: Path, tmp_path: Path, monkeypatch: pytest
     assert seen == [{CONFIG_FILE, WEIGHTS_FILE, "tokenizer_config.json", MARKER_FILE}]
 
 
+def test_a_copy_that_appears_meanwhile_stays(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is removed where nothing was: by then another process may have put its copy there, for workers to pin."""
+    removed: list[Path] = []
+    monkeypatch.setattr("lora_registry.copies.remove_copy", removed.append)
+    with copied(adapter, below=tmp_path / "inbox") as copy:
+        place_copy(copy, tmp_path / "inbox" / "a" / "b")
+    assert removed == []
+
+
 def test_a_copy_that_others_place_and_remove_meanwhile_is_placed(adapter: Path, tmp_path: Path) -> None:
     """Ranks of one job, jobs in containers with the same process ids, and one that is done with these bytes."""
     target = tmp_path / "inbox" / "default" / "bot" / ("0" * 32)

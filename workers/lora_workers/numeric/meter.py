@@ -14,8 +14,8 @@ from lora_workers.numeric.plan import Half, Part, Plan
 from lora_workers.numeric.products import LARGEST_MEASURED, gram_of_a, gram_of_b, needs_double, sizes_of
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BLOCK_ELEMENTS = 3 << 13
-"""Elements that are converted at once: 96 KiB of float32. More save time, but take room beside the largest half."""
+_BLOCK_ELEMENTS = 1 << 15
+"""Elements that are converted at once: 128 KiB of float32. More save time, but take room beside the largest half."""
 _SOLVE_BYTES = 1 << 16
 """Bytes of r x r matrices that are solved together."""
 _SOLVE_PRODUCTS = 4

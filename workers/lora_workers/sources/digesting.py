@@ -1,4 +1,4 @@
-"""The digest of a file that passes by in chunks, taken in a second thread while a tap looks at the same chunk."""
+"""The digest of a file that passes by in chunks, taken while a tap looks at the same chunk in a second thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class ChunkDigest:
     """SHA-256 and size of all chunks; a context, because of its thread.
 
     Args:
-        tap: shown each chunk. Hashing lets go of the interpreter, so both run at once.
+        tap: shown each chunk, large ones in the second thread. Hashing lets go of the interpreter at once and for
+            long; a tap does so only for moments, which no thread that waits to begin hashing would wake up in.
     """
 
     def __init__(self, tap: Tap | None = None) -> None:
@@ -43,12 +44,10 @@ class ChunkDigest:
                 self._tap(chunk)
             return
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-        hashed = self._thread.submit(self._sha256.update, chunk)
-        try:
-            self._tap(chunk)
-        finally:
-            hashed.result()
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="tap")
+        seen = self._thread.submit(self._tap, chunk)
+        self._sha256.update(chunk)
+        seen.result()
 
     def result(self) -> FileDigest:
         """The digest of all chunks so far."""

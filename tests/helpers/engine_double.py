@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 from lora_registry import node_codes as codes
@@ -18,6 +19,8 @@ class EngineDouble:
         fails: methods that fail, as when the engine is out of reach.
         refuses: served names that it never loads.
         running: served names that requests run on.
+        hangs: served name → until when a load of it takes.
+        asked: served names, as often as loads of them began.
     """
 
     is_at_once = False
@@ -28,6 +31,8 @@ class EngineDouble:
         self.fails: set[str] = set()
         self.refuses: set[str] = set()
         self.running: set[str] = set()
+        self.hangs: dict[str, threading.Event] = {}
+        self.asked: Counter[str] = Counter()
 
     def describe(self) -> EngineDescription:
         """See `Driver`."""
@@ -47,6 +52,9 @@ class EngineDouble:
     def load(self, served_name: str, path: str) -> None:
         """See `Driver`."""
         self._call("load")
+        self.asked[served_name] += 1
+        if served_name in self.hangs:
+            assert self.hangs[served_name].wait(30)
         if served_name in self.refuses:
             raise NodeFailure(codes.NODE_ENGINE_REFUSED, "no memory", may_pass=False)
         self.loaded[served_name] = path

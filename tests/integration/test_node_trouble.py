@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,82 @@ def test_a_node_that_was_forgotten_says_everything_again(
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
         registry.nodes.leave(make_info().node_id)
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+@pytest.fixture
+def hung(engine: EngineDouble) -> Iterator[threading.Event]:
+    """The end of a load of `hung.v1`, which takes until then."""
+    end = engine.hangs["hung.v1"] = threading.Event()
+    yield end
+    end.set()
+
+
+def test_a_load_that_hangs_delays_nothing_but_its_own_name(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, hung: threading.Event, tmp_path: Path
+) -> None:
+    """Meanwhile others are loaded and unloaded, and heartbeats come; nobody asks for that name a second time."""
+    brisk = settings.model_copy(update={"heartbeat_s": 0.1})
+    with running_agent(make_options(tmp_path, engine="vllm"), brisk, driver=engine):
+        record = registry.publish_version("hung", content="hung")
+        wait_until(lambda: engine.asked["hung.v1"], what="the load that hangs")
+        other = registry.publish_version(content="other")
+        registry.wait_for(other.served_name, NodeState.ROUTABLE)
+        Lifecycle(registry.client, settings).retire_adapter(BOT)
+        registry.wait_for(other.served_name, NodeState.RETIRED)
+        expires_s = registry.nodes.node("node-1").expires_s
+        wait_until(lambda: registry.nodes.node("node-1").expires_s > expires_s, what="another heartbeat")
+        assert registry.states(record.served_name) == {"node-1": NodeState.FETCHED}
+        hung.set()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        assert engine.asked["hung.v1"] == 1
+
+
+def test_what_is_retired_while_its_load_hangs_goes_when_that_ends(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, hung: threading.Event, tmp_path: Path
+) -> None:
+    """The engine may have it any moment, so until then it is not said to be gone, and its files are held."""
+    brisk = settings.model_copy(update={"heartbeat_s": 0.1})
+    with running_agent(make_options(tmp_path, engine="vllm"), brisk, driver=engine):
+        record = registry.publish_version("hung", content="hung")
+        wait_until(lambda: engine.asked["hung.v1"], what="the load that hangs")
+        Lifecycle(registry.client, settings).retire_adapter(record.adapter)
+        other = registry.publish_version(content="other")
+        registry.wait_for(other.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: other.digest in registry.nodes.digests_in_use(), what="a heartbeat after the retirement")
+        assert record.digest in registry.nodes.digests_in_use()
+        assert registry.states(record.served_name) == {"node-1": NodeState.FETCHED}
+        hung.set()
+        registry.wait_for(record.served_name, NodeState.RETIRED)
+        assert engine.loaded.keys() == {other.served_name}
+
+
+def test_what_is_being_loaded_keeps_its_slot(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, hung: threading.Event, tmp_path: Path
+) -> None:
+    """A newer adapter does not get it meanwhile: the engine is never given more than the slots."""
+    with running_agent(make_options(tmp_path, engine="vllm", slots=1), settings, driver=engine):
+        registry.publish_version("hung", content="hung")
+        wait_until(lambda: engine.asked["hung.v1"], what="the load that hangs")
+        newer = registry.publish_version(content="newer")
+        assert registry.wait_for(newer.served_name, NodeState.SKIPPED).code == "NODE_SLOTS_TAKEN"
+        hung.set()
+        registry.wait_for("hung.v1", NodeState.ROUTABLE)
+        assert engine.loaded.keys() == {"hung.v1"}
+
+
+def test_an_agent_ends_while_a_load_hangs(
+    registry: StoringRegistry,
+    settings: Settings,
+    engine: EngineDouble,
+    hung: threading.Event,
+    tmp_path: Path,
+) -> None:
+    """Its end does not wait for the engine's."""
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        registry.publish_version("hung", content="hung")
+        wait_until(lambda: engine.asked["hung.v1"], what="the load that hangs")
+    assert not hung.is_set()
+    assert registry.nodes.nodes() == []
 
 
 def wait_for_looks(engine: EngineDouble, count: int) -> None:

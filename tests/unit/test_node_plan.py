@@ -139,6 +139,18 @@ def test_what_failed_rests_until_its_time() -> None:
     assert plan(make_situation(V1, resting={"bot.v1": 99.0})) == [Load(V1, path_of(V1))]
 
 
+def test_what_the_engine_is_being_called_for_is_left_alone_until_that_ends() -> None:
+    """Not loaded a second time, not unloaded, not said to be gone, not waited for; the others go on."""
+    under_way = frozenset({"bot.v1"})
+    assert plan(make_situation(V1, V2, under_way=under_way)) == [Load(V2, path_of(V2))]
+    listed = {"bot.v1": path_of(V1)}
+    assert plan(make_situation(V1, listed=listed, under_way=under_way)) == []
+    leaving = make_situation(listed=listed, leaving={"bot.v1": 5.0}, under_way=under_way)
+    assert plan(leaving) == []
+    assert next_look_s(leaving) is None
+    assert plan(make_situation(known=frozenset({"bot.v1"}), under_way=under_way)) == []
+
+
 def test_what_the_engine_would_not_serve_is_neither_fetched_nor_kept() -> None:
     """It is skipped; if it is loaded (the engine was replaced by another kind), it goes."""
     refused = frozenset({"bot.v1"})

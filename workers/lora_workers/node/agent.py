@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -26,6 +26,7 @@ from lora_workers.node.acknowledgements import Acknowledgements
 from lora_workers.node.aliases import AliasTable
 from lora_workers.node.cache import Cache, Origin
 from lora_workers.node.drivers import Driver, EngineDescription
+from lora_workers.node.engine_calls import EngineCalls
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.fetches import Fetches
 from lora_workers.node.judging import describe_node, refusal
@@ -86,6 +87,7 @@ class Agent:
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
         self._wake, self._stopping, self._forgotten = threading.Event(), threading.Event(), threading.Event()
         self._fetches = Fetches(self._fetch, done=self._wake.set)
+        self._calls = EngineCalls(is_at_once=driver.is_at_once, told=self._wake.set)
         self._retries = Retries(options)
         self._routes = AliasTable()
         self._view: CatalogView | None = None
@@ -121,6 +123,7 @@ class Agent:
                 self._wake.wait(wait_s)
                 self._wake.clear()
             self._fetches.close()
+            self._calls.close()
         self._driver.close()
         if self._fatal:
             raise self._fatal
@@ -174,6 +177,9 @@ class Agent:
     def _step(self) -> float:
         """Look once and act; returns seconds until the next look if nothing happens."""
         self._take_fetched()
+        self._take_told()
+        if not self._driver.is_at_once:  # it may take long: whoever looks sees meanwhile how far it is
+            self._acks.flush()
         view, listed = self._view, self._look_at_engine()
         if view is None:
             return self._options.reconcile_s
@@ -188,6 +194,7 @@ class Agent:
                 return 0.0
             if listed is not None or isinstance(action, Fetch):  # an engine that is away is asked nothing
                 self._do(action)
+        self._take_told()
         return self._pause(situation)
 
     def _pause(self, situation: Situation) -> float:
@@ -261,8 +268,10 @@ class Agent:
         refused = frozenset(each.record.served_name for each in wanted if self._refusal(each.record)[1])
         stand_ins = self._stand_ins(view, wanted, held) if listed is not None else {}
         slots = self._info.slots if self._info else 0
-        wishes = wishes_of(wanted, eager=options.eager, slots=slots, held={*held, *stand_ins}, refused=refused)
-        self._notice_wishes(wishes, held)
+        under_way = self._calls.under_way
+        taken = {*held, *under_way, *stand_ins}
+        wishes = wishes_of(wanted, eager=options.eager, slots=slots, held=taken, refused=refused)
+        self._notice_wishes(wishes, {*held.values(), *under_way.values()})
         if listed is not None:
             self._notice_losses(listed)
         fetching = self._fetches.digests
@@ -278,6 +287,7 @@ class Agent:
             confirmed=frozenset(self._confirmed),
             resting=dict(self._retries.resting),
             leaving=dict(self._leaving),
+            under_way=frozenset(under_way),
             busy=self._busy(wishes, held) if listed is not None else frozenset(),
             refused=refused,
             known=self._acks.known,
@@ -326,8 +336,13 @@ class Agent:
             logger.warning("nothing is unloaded meanwhile: %s", failure.message)
             return frozenset({*listed, *(wish.name for wish in wishes)})
 
-    def _notice_wishes(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> None:
-        """Begin anew with what is wanted since now, whatever became of it when it was wanted before."""
+    def _notice_wishes(self, wishes: tuple[Wish, ...], paths: Collection[str | None]) -> None:
+        """Begin anew with what is wanted since now, whatever became of it when it was wanted before.
+
+        Args:
+            wishes: what is wanted.
+            paths: what the engine has or is given.
+        """
         wished = frozenset(wish.name for wish in wishes)
         for name in wished ^ self._wished:
             self._retries.forget(name)
@@ -335,7 +350,7 @@ class Agent:
             if self._acks.state(name) in _NOT_ON_THE_WAY:
                 self._acks.say(name, NodeState.SEEN)
         self._wished = wished
-        held = {digest for path in listed.values() if (digest := self._cache.digest_at(path))}
+        held = {digest for path in paths if (digest := self._cache.digest_at(path))}
         self._digests = frozenset({wish.record.digest for wish in wishes} | held)
 
     def _notice_losses(self, listed: dict[str, str | None]) -> None:
@@ -343,7 +358,7 @@ class Agent:
         self._confirmed &= listed.keys()
         for name in [name for name in self._leaving if name not in listed]:
             del self._leaving[name]
-        for name in self._acks.known:
+        for name in self._acks.known - self._calls.under_way.keys():
             if self._acks.state(name) in _UP and name not in listed:
                 self._acks.say(name, NodeState.FETCHED)
 
@@ -357,11 +372,11 @@ class Agent:
             case Fetch(record):
                 self._fetches.begin(record)
             case Load(record, path):
-                self._try(record.served_name, lambda: self._load(record, path))
+                self._calls.begin(record.served_name, self._load(record.served_name, path), path=path)
             case Confirm(record, path):
-                self._try(record.served_name, lambda: self._confirm(record, path))
+                self._calls.begin(record.served_name, self._confirm(record.served_name, path), path=path)
             case Unload(name):
-                self._try(name, lambda: self._unload(name))
+                self._calls.begin(name, self._unload(name))
             case Leave(name):
                 self._leaving[name] = time.monotonic()
             case Return(name):
@@ -371,28 +386,35 @@ class Agent:
             case Say(name, state):
                 self._say(name, state)
 
-    def _tell_before_waiting(self) -> None:
-        """An engine may take long: whoever looks sees meanwhile how far it is."""
-        if not self._driver.is_at_once:
-            self._acks.flush()
+    def _load(self, name: str, path: str) -> Iterator[NodeState]:
+        self._driver.load(name, path)
+        yield NodeState.LOADED
+        yield from self._confirm(name, path)
 
-    def _load(self, record: VersionRecord, path: str) -> None:
-        self._driver.load(record.served_name, path)
-        self._acks.say(record.served_name, NodeState.LOADED)
-        self._tell_before_waiting()
-        self._confirm(record, path)
-
-    def _confirm(self, record: VersionRecord, path: str) -> None:
-        name = record.served_name
+    def _confirm(self, name: str, path: str) -> Iterator[NodeState]:
         if self._driver.listed().get(name, "") not in (None, path):
             raise NodeFailure(codes.NODE_NOT_LISTED, may_pass=True)
         self._driver.probe(name)
-        self._confirmed.add(name)
-        self._retries.forget(name)
-        self._acks.say(name, NodeState.ROUTABLE)
+        yield NodeState.ROUTABLE
 
-    def _unload(self, name: str) -> None:
+    def _unload(self, name: str) -> Iterator[NodeState]:
         self._driver.unload(name)
+        yield NodeState.RETIRED
+
+    def _take_told(self) -> None:
+        """Note what the calls of the engine came to; only here, so that they share nothing with the loop."""
+        for name, what in self._calls.take_told():
+            if isinstance(what, NodeFailure):
+                self._fail(name, what)
+            elif what is NodeState.RETIRED:
+                self._note_unloaded(name)
+            else:
+                self._acks.say(name, what)
+                if what is NodeState.ROUTABLE:
+                    self._confirmed.add(name)
+                    self._retries.forget(name)
+
+    def _note_unloaded(self, name: str) -> None:
         self._retries.forget(name)
         self._unloaded.add(name)
         self._confirmed.discard(name)
@@ -429,13 +451,6 @@ class Agent:
 
     def _is_published(self, name: str) -> bool:
         return self._view is not None and any(name == each.served_name for each in self._view.versions.values())
-
-    def _try(self, name: str, work: Callable[[], None]) -> None:
-        self._tell_before_waiting()
-        try:
-            work()
-        except NodeFailure as failure:
-            self._fail(name, failure)
 
     def _fail(self, name: str, failure: NodeFailure) -> None:
         count = self._retries.failed(name, failure)

@@ -26,6 +26,7 @@ class Situation:
         fetching: digests on their way.
         path_of: where an artifact lies in the cache.
         is_ours: whether a name and path that the engine lists come from this cache; the rest is left alone.
+        under_way: served names that the engine is being called for; each is left alone until that ends.
         confirmed: served names that answered a request since they were loaded.
         resting: served name → when it may be tried again, after a failure.
         leaving: served name → since when nobody wants it.
@@ -48,6 +49,7 @@ class Situation:
     is_ours: Callable[[str, str | None], bool]
     now: float
     fetching: frozenset[str] = frozenset()
+    under_way: frozenset[str] = frozenset()
     confirmed: frozenset[str] = frozenset()
     resting: Mapping[str, float] = field(default_factory=dict)
     leaving: Mapping[str, float] = field(default_factory=dict)
@@ -160,7 +162,9 @@ def next_look_s(situation: Situation) -> float | None:
     due = [at for name, at in situation.resting.items() if name in concerned and at > situation.now]
     soon = situation.now + situation.busy_look_s
     due += [
-        max(soon, since + situation.drain_s) for name, since in situation.leaving.items() if not situation.rests(name)
+        max(soon, since + situation.drain_s)
+        for name, since in situation.leaving.items()
+        if not situation.rests(name) and name not in situation.under_way
     ]
     return min(due) - situation.now if due else None
 
@@ -170,7 +174,7 @@ def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
     if name in situation.refused:
         yield Refuse(record)
         return
-    if situation.rests(name):
+    if situation.rests(name) or name in situation.under_way:
         return
     if record.digest not in situation.ready:
         if record.digest not in situation.fetching:
@@ -194,7 +198,7 @@ def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
 
 def _for_leaving(situation: Situation) -> Iterator[Action]:
     for name, path in situation.listed.items():
-        if name in situation.kept or not situation.is_ours(name, path):
+        if name in situation.kept or name in situation.under_way or not situation.is_ours(name, path):
             continue
         since = situation.leaving.get(name)
         if since is None:
@@ -208,5 +212,5 @@ def _for_leaving(situation: Situation) -> Iterator[Action]:
 
 def _for_retired(situation: Situation) -> Iterator[Action]:
     for name in sorted(situation.known - {wish.name for wish in situation.wishes}):
-        if name not in situation.listed:
+        if name not in situation.listed and name not in situation.under_way:
             yield Say(name, NodeState.RETIRED)

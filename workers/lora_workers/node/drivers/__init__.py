@@ -38,10 +38,11 @@ class EngineDescription:
 
 
 class Driver(Protocol):
-    """What a node does with its engine. Everything raises NodeFailure.
+    """What a node does with its engine, several threads at once. Everything raises NodeFailure.
 
     Attributes:
-        is_at_once: whether it never waits for an engine, so that what is said before and after need not be told apart.
+        is_at_once: whether it never waits for an engine, so that its calls need no threads, and what is said before and
+            after them need not be told apart.
     """
 
     is_at_once: bool

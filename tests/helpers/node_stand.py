@@ -43,10 +43,12 @@ class StoringRegistry(Registry):
 
     Attributes:
         padding_bytes: what follows it.
+        rank: what the next versions have.
         announced_at: when the last version began to be published, in seconds since 1970-01-01.
     """
 
     padding_bytes = 0
+    rank = 8
     announced_at = 0.0
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
@@ -60,7 +62,7 @@ class StoringRegistry(Registry):
             super().complete(lease)
             return
         digest = keep_artifact(self.store, lease.registration.source, padding_bytes=self.padding_bytes)
-        fields = {"digest": digest, "rank": 8, "size_bytes": 4096, "base_revision": "main", "findings": "[]"}
+        fields = {"digest": digest, "rank": self.rank, "size_bytes": 4096, "base_revision": "main", "findings": "[]"}
         self.ledger.complete(lease, fields)
 
     def publish(self, lease: Lease) -> Registration:

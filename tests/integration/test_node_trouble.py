@@ -161,6 +161,30 @@ def test_the_old_version_answers_if_the_engine_refuses_the_new_one(
         registry.wait_for(old.served_name, NodeState.RETIRED)
 
 
+def test_the_old_version_of_one_that_is_refused_takes_its_slot(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """The engine is given no more than its slots, what has none says so, and the refused one names who answers."""
+    options = make_options(tmp_path, engine="vllm", slots=1, max_lora_rank=16)
+    with running_agent(options, settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        registry.rank = 64
+        new = registry.publish_version(content="two")
+        ack = registry.wait_for(new.served_name, NodeState.SKIPPED)
+        assert (ack.code, ack.reason.endswith("Meanwhile support-bot.v1 answers for it.")) == (
+            "ENGINE_RANK_TOO_LARGE",
+            True,
+        )
+        registry.rank = 8
+        other = registry.publish_version("other", content="other")
+        assert registry.wait_for(other.served_name, NodeState.SKIPPED).code == "NODE_SLOTS_TAKEN"
+        assert engine.loaded.keys() == {old.served_name}
+        Lifecycle(registry.client, settings).retire_version(BOT, old.version)
+        registry.wait_for(other.served_name, NodeState.ROUTABLE)
+        assert not registry.nodes.acks(new.served_name)[0].reason.endswith("answers for it.")
+
+
 def test_a_node_that_starts_with_fewer_slots_unloads_what_has_none(
     registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
 ) -> None:

@@ -203,21 +203,23 @@ def test_the_old_version_stays_until_the_new_one_answers() -> None:
     stands_in: dict[str, Any] = {"listed": {"bot.v1": path_of(V1)}, "stand_ins": {"bot.v2": frozenset({"bot.v1"})}}
     assert plan(make_situation(V2, **stands_in)) == [Load(V2, path_of(V2))]
     assert plan(make_situation(V2, **stands_in, resting={"bot.v2": 900.0})) == []
-    assert plan(make_situation(V2, **stands_in, refused=frozenset({"bot.v2"}))) == [Refuse(V2)]
+    refused = frozenset({"bot.v2"})
+    assert plan(make_situation(V2, **stands_in, refused=refused)) == [Refuse(V2, frozenset({"bot.v1"}))]
     assert plan(make_situation(V2, **stands_in, leaving={"bot.v1": 1.0}, resting={"bot.v2": 900.0})) == [
         Return("bot.v1")
     ]
 
 
 def test_what_stands_in_for_one_without_a_slot_goes() -> None:
-    """A node holds no more than its slots, whoever waits for one."""
-    situation = make_situation(
-        wishes=(Wish(V2, eager=False),),
-        ready=frozenset({V2.digest}),
-        listed={"bot.v1": path_of(V1)},
-        stand_ins={"bot.v2": frozenset({"bot.v1"})},
-    )
-    assert plan(situation) == [Say("bot.v2", NodeState.RESOLVABLE), Leave("bot.v1")]
+    """A node holds no more than its slots, whoever waits for one, or is refused."""
+    fields: dict[str, Any] = {
+        "wishes": (Wish(V2, eager=False),),
+        "ready": frozenset({V2.digest}),
+        "listed": {"bot.v1": path_of(V1)},
+        "stand_ins": {"bot.v2": frozenset({"bot.v1"})},
+    }
+    assert plan(make_situation(**fields)) == [Say("bot.v2", NodeState.RESOLVABLE), Leave("bot.v1")]
+    assert plan(make_situation(**fields, refused=frozenset({"bot.v2"}))) == [Refuse(V2), Leave("bot.v1")]
 
 
 def test_what_has_no_slot_any_more_leaves_the_engine_unless_that_loads_by_itself() -> None:
@@ -238,6 +240,32 @@ def test_slots_go_to_what_was_directed_then_to_what_is_loaded_then_to_the_newest
     wanted = [Wanted(record, directed=record.name == "bot2") for record in records]
     wishes = wishes_of(wanted, eager=True, slots=3, held={"bot1.v1"}, refused={"bot5.v5"})
     assert [wish.name for wish in wishes if wish.eager] == ["bot2.v2", "bot1.v1", "bot4.v4"]
-    assert [wish.name for wish in wishes if not wish.eager] == ["bot3.v3", "bot5.v5"]
+    assert {wish.name for wish in wishes if not wish.eager} == {"bot3.v3", "bot5.v5"}
     assert all(wish.eager for wish in wishes_of(wanted, eager=True, slots=0))
     assert not any(wish.eager for wish in wishes_of(wanted, eager=False, slots=0))
+
+
+def eager_of(*wanted: VersionRecord, **fields: Any) -> list[str]:
+    """Which of these have slots, in a node of two."""
+    given: dict[str, Any] = {"eager": True, "slots": 2} | fields
+    return [wish.name for wish in wishes_of([Wanted(each) for each in wanted], **given) if wish.eager]
+
+
+def test_what_stands_in_for_a_refused_version_takes_its_slot() -> None:
+    """What answers for an alias keeps its slot against newer wishes, and they get the others: never more than slots."""
+    one, two, three = (make_record(number, name=f"bot{number}") for number in (1, 2, 3))
+    refused: dict[str, Any] = {"stand_ins": {"bot1.v1": frozenset({"bot1.v0"})}, "refused": {"bot1.v1"}}
+    assert eager_of(one, two, three, **refused) == ["bot1.v1", "bot3.v3"]
+    assert eager_of(one, two, three, refused={"bot1.v1"}) == ["bot3.v3", "bot2.v2"]
+    assert eager_of(one, two, three, **refused, slots=0) == ["bot1.v1", "bot3.v3", "bot2.v2"]
+
+
+def test_what_stands_in_for_several_is_counted_once_and_several_for_one_each() -> None:
+    """One old version of two aliases has one slot; two old versions of one alias's target have two."""
+    one, two, three = (make_record(number, name=f"bot{number}") for number in (1, 2, 3))
+    both = dict.fromkeys(("bot1.v1", "bot2.v2"), frozenset({"old.v1"}))
+    refused = {"bot1.v1", "bot2.v2"}
+    assert eager_of(one, two, three, stand_ins=both, refused=refused) == ["bot2.v2", "bot3.v3"]
+    pair = {"bot1.v1": frozenset({"old.v1", "old.v2"})}
+    assert eager_of(one, three, stand_ins=pair, refused=refused) == ["bot1.v1"]
+    assert eager_of(one, three, stand_ins=pair) == ["bot1.v1"]  # the engine has both until the new one answers

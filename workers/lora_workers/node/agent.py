@@ -269,8 +269,14 @@ class Agent:
         stand_ins = self._stand_ins(view, wanted, held) if listed is not None else {}
         slots = self._info.slots if self._info else 0
         under_way = self._calls.under_way
-        taken = {*held, *under_way, *stand_ins}
-        wishes = wishes_of(wanted, eager=options.eager, slots=slots, held=taken, refused=refused)
+        wishes = wishes_of(
+            wanted,
+            eager=options.eager,
+            slots=slots,
+            held=held.keys() | under_way.keys(),
+            refused=refused,
+            stand_ins=stand_ins,
+        )
         self._notice_wishes(wishes, {*held.values(), *under_way.values()})
         if listed is not None:
             self._notice_losses(listed)
@@ -381,8 +387,8 @@ class Agent:
                 self._leaving[name] = time.monotonic()
             case Return(name):
                 del self._leaving[name]
-            case Refuse(record):
-                self._skip(record)
+            case Refuse(record, instead):
+                self._skip(record, instead)
             case Say(name, state):
                 self._say(name, state)
 
@@ -424,8 +430,10 @@ class Agent:
         elif self._acks.state(name) in _UP:
             self._acks.say(name, NodeState.FETCHED)
 
-    def _skip(self, record: VersionRecord) -> None:
+    def _skip(self, record: VersionRecord, instead: Collection[str]) -> None:
         code, reason = self._refusal(record)
+        if instead:
+            reason += f" Meanwhile {', '.join(sorted(instead))} answers for it."
         self._acks.say(record.served_name, NodeState.SKIPPED, code, reason)
 
     def _refusal(self, record: VersionRecord) -> tuple[str, str]:

@@ -66,11 +66,11 @@ class Situation:
     def kept(self) -> frozenset[str]:
         """Served names that do not leave the engine.
 
-        What stands in for one that has no slot goes, too. What stands in for one that the node refuses stays: it is
-        all that the node can answer for the alias.
+        What stands in for one that has no slot goes, too. What stands in for one that the node refuses stays, in its
+        slot: it is all that the node can answer for the alias.
         """
         wanted = {wish.name for wish in self.wishes if wish.eager or self.lazy}
-        awaited = self.stand_ins.keys() & (wanted | self.refused)
+        awaited = self.stand_ins.keys() & wanted
         return frozenset(wanted - self.refused).union(*(self.stand_ins[name] for name in awaited))
 
     def rests(self, name: str) -> bool:
@@ -132,9 +132,10 @@ class Say:
 
 @dataclass(frozen=True)
 class Refuse:
-    """Ask nothing of the engine for it: say why the node skips it."""
+    """Ask nothing of the engine for it: say why the node skips it, and what it keeps in its stead."""
 
     record: VersionRecord
+    instead: frozenset[str] = frozenset()
 
 
 Action = Fetch | Load | Confirm | Unload | Leave | Return | Say | Refuse
@@ -172,7 +173,7 @@ def next_look_s(situation: Situation) -> float | None:
 def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
     name, record = wish.name, wish.record
     if name in situation.refused:
-        yield Refuse(record)
+        yield Refuse(record, situation.stand_ins.get(name, frozenset()) & situation.kept)
         return
     if situation.rests(name) or name in situation.under_way:
         return

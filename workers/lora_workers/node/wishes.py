@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lora_registry.catalog import VersionRecord
 from lora_registry.selection import Wanted
@@ -28,24 +29,44 @@ class Wish:
 
 
 def wishes_of(
-    wanted: Iterable[Wanted], *, eager: bool, slots: int, held: Collection[str] = (), refused: Collection[str] = ()
+    wanted: Sequence[Wanted],
+    *,
+    eager: bool,
+    slots: int,
+    held: Collection[str] = (),
+    refused: Collection[str] = (),
+    stand_ins: Mapping[str, frozenset[str]] = MappingProxyType({}),
 ) -> tuple[Wish, ...]:
     """What the node wants, each version once, and first what it needs first.
+
+    A version that the engine is not given takes the slots of what stands in for it, and else none.
 
     Args:
         wanted: what it follows or was directed to hold.
         eager: whether it loads what it wants at once.
         slots: how many it holds loaded at a time; 0: any number.
         held: served names that the engine has; they keep their slots, so that nothing is swapped to and fro.
-        refused: served names that the engine is not given; they take no slots.
+        refused: served names that the engine is not given.
+        stand_ins: served names that do not answer yet → loaded ones that answer for them; these keep their slots, too.
     """
+    kept = {*held, *stand_ins}
     ranked = sorted(
         wanted,
         key=lambda each: (
-            each.record.served_name in refused,
             not each.directed,
-            each.record.served_name not in held,
+            each.record.served_name not in kept,
             -each.record.lora_int_id,
         ),
     )
-    return tuple(Wish(each.record, eager=eager and (not slots or place < slots)) for place, each in enumerate(ranked))
+    counted, taken = {each.record.served_name for each in wanted}, 0
+    wishes = []
+    for each in ranked:
+        name = each.record.served_name
+        old = stand_ins.get(name, frozenset()) - counted
+        needed = max(len(old), int(name not in refused))
+        fits = needed > 0 and (not slots or taken + needed <= slots)
+        if fits:
+            taken += needed
+            counted |= old
+        wishes.append(Wish(each.record, eager=eager and fits))
+    return tuple(wishes)

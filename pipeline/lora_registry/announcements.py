@@ -48,7 +48,7 @@ class Direction:
 
     Attributes:
         nodes: their ids, and nobody else's; empty: the while is over.
-        until_s: when it is over in any case, in seconds since 1970-01-01.
+        until_s: when it is over in any case, by the server's clock, in seconds since 1970-01-01.
     """
 
     nodes: tuple[str, ...] = ()

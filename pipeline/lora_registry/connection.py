@@ -93,6 +93,16 @@ def command(client: redis.Redis, *parts: str | int | float) -> Any:
         return client.execute_command(*parts)  # type: ignore[no-untyped-call] # untyped in redis-py
 
 
+def server_time_s(client: redis.Redis) -> float:
+    """The server's clock, in seconds since 1970-01-01: the one that says when something is over.
+
+    Raises:
+        RedisUnavailable: the server cannot take the command now.
+    """
+    seconds, microseconds = command(client, "TIME")
+    return float(seconds) + float(microseconds) / 1e6
+
+
 def open_bell(client: redis.Redis) -> redis.client.PubSub:
     """A subscription that hands out only real messages; use it in a `with`."""
     bell: redis.client.PubSub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]

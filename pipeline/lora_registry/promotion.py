@@ -12,8 +12,8 @@ which a worker decides.
 
 from __future__ import annotations
 
+import math
 import secrets
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ from lora_registry.rollout import Need, Rollouts, Standing
 
 _SPARE_S = 60.0
 """How much longer than the wait a direction lasts, should its end never be said."""
+_OWN_DEADLINE_S = math.inf
+"""A promoter that decides by itself counts the seconds that it waits, and compares no clocks."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Promotions:
             except (NotServed, WaitTimeout) as error:
                 raise PromotionAborted(f"{error.message}; {adapter}@{alias} was not moved") from error
             self._move(record, alias, before, by, Opening(token, self._open.lease_s, timeout_s, since_s))
-        opened = OpenPromotion(adapter, alias, token, version, before, since_s, time.time() + timeout_s, by)
+        opened = OpenPromotion(adapter, alias, token, version, before, since_s, _OWN_DEADLINE_S, by)
         return Promoted(record, before, chosen, tuple(self._wait_for_all(record, opened, timeout_s=timeout_s)))
 
     def settle(self, *, by: str) -> list[str]:

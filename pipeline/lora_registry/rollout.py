@@ -11,7 +11,7 @@ import redis
 
 from lora_registry.announcements import Direction
 from lora_registry.catalog import Catalog, VersionRecord
-from lora_registry.connection import command, open_bell, redis_errors
+from lora_registry.connection import command, open_bell, redis_errors, server_time_s
 from lora_registry.errors import NotServed, RedisUnavailable, Rejected, WaitTimeout
 from lora_registry.keys import Keys
 from lora_registry.node_verdicts import verdict_for_node, why_not
@@ -70,8 +70,7 @@ def standings_of(
     acks: Collection[Ack],
     *,
     aliases: Collection[str] = (),
-    direction: Direction | None = None,
-    now_s: float,
+    directed: Collection[str] = (),
 ) -> list[Standing]:
     """How the nodes that live stand to a version: those that want it, and those that said something of it.
 
@@ -80,14 +79,13 @@ def standings_of(
         nodes: nodes of its base model.
         acks: what they said of it.
         aliases: aliases that point at it.
-        direction: which nodes are told to hold it.
-        now_s: seconds since 1970-01-01.
+        directed: nodes that are told to hold it.
     """
     said = {ack.node_id: ack for ack in acks}
     found = []
     for node in nodes:
         ack = said.get(node.info.node_id)
-        wanted = _wants(node, record, aliases) or (direction or Direction()).holds(node.info.node_id, now_s=now_s)
+        wanted = _wants(node, record, aliases) or node.info.node_id in directed
         if not node.alive or not (wanted or ack):
             continue
         code, reason = (ack.code, ack.reason) if ack else why_not(verdict_for_node(record, node.info))
@@ -196,8 +194,7 @@ class Rollouts:
                 nodes,
                 [ack for ack in acks if ack.served_name == record.served_name],
                 aliases=[alias for alias, target in targets.items() if target.version == record.version],
-                direction=directed.get(record.field),
-                now_s=time.time(),
+                directed=directed.get(record.field, ()),
             )
         return found
 
@@ -255,10 +252,13 @@ class Rollouts:
             while bell.get_message(timeout=0) is not None:
                 pass
 
-    def _directed(self, base: str, records: Sequence[VersionRecord]) -> Mapping[str, Direction]:
+    def _directed(self, base: str, records: Sequence[VersionRecord]) -> Mapping[str, tuple[str, ...]]:
+        """Versions → nodes that are told to hold them at this time."""
         fields = [record.field for record in records]
         stored = command(self._redis, "HMGET", self._keys.directed(base), *fields)
-        return {field: Direction.parse(each) for field, each in zip(fields, stored, strict=True) if each}
+        found = {field: Direction.parse(each) for field, each in zip(fields, stored, strict=True) if each}
+        now_s = server_time_s(self._redis) if found else 0.0
+        return {field: each.nodes for field, each in found.items() if now_s < each.until_s}
 
 
 def _late(record: VersionRecord, unmet: str, timeout_s: float) -> WaitTimeout:

@@ -159,7 +159,7 @@ def wanted_by(
     Args:
         selector: the node's. node_id: its id.
         view: the catalog of its base model.
-        now_s: seconds since 1970-01-01.
+        now_s: the server's clock, in seconds since 1970-01-01.
     """
     aliases: dict[str, list[str]] = {}
     for alias in sorted(view.aliases):

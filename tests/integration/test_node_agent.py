@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,6 +191,23 @@ def test_a_promotion_goes_back_by_itself_and_may_be_repeated_at_once(
         done = promotions.promote(BOT, new.version, BOT.name, canaries=("node-1",), timeout_s=30)
         assert {each.node_id for each in done.standings if each.is_served} == {"node-1", "node-2"}
         assert registry.version().version == new.version
+
+
+@pytest.mark.parametrize("ahead_s", [86_400.0, -86_400.0])
+def test_a_direction_lasts_as_long_as_the_server_says_whatever_the_node_s_clock(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    """A clock that is a day ahead does not end it at once, and one that is a day behind does not keep it for a day."""
+    options = make_options(tmp_path)
+    told, own = registry.publish_version(follow="manual"), time.time
+    monkeypatch.setattr(time, "time", lambda: own() + ahead_s)
+    with running_agent(options, settings):
+        registry.publish_version("other", content="other")
+        wait_until(lambda: links(options), what="the node at work")
+        registry.lifecycle.direct(told, ["node-1"], for_s=60)
+        registry.wait_for(told.served_name, NodeState.ROUTABLE)
+        registry.lifecycle.direct(told, ["node-1"], for_s=0)
+        registry.wait_for(told.served_name, NodeState.RETIRED)
 
 
 def test_an_artifact_is_collected_when_no_node_lists_it_any_more(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from lora_registry import rollout as module
 from lora_registry.client import RegistrationClient
 from lora_registry.errors import NotFound, NotServed, WaitTimeout
+from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.rollout import Need, Standing
 from tests.helpers.nodes import join, serve
@@ -48,6 +50,21 @@ def test_rollout_tells_of_each_node_what_it_said_since_when_and_why_not(registry
     assert found[3].reason == "no space left"
     assert found[0].since_s is not None
     assert found[0].as_result()["state"] == "routable"
+
+
+@pytest.mark.parametrize("ahead_s", [86_400.0, -86_400.0])
+def test_what_nodes_are_directed_to_hold_is_told_by_the_server_s_clock(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    """Whoever asks may have a clock of his own: a direction that lasts counts, and one that is over does not."""
+    registry.register(follow="manual")
+    record, own = registry.catalog.versions(AdapterName("default", "support-bot"))[0], time.time
+    join(registry.with_settings(node_timeout_s=600))
+    monkeypatch.setattr(time, "time", lambda: own() + ahead_s)
+    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    assert states(client_of(registry).standings("support-bot.v1")) == {"node-1": None}
+    registry.lifecycle.direct(record, ["node-1"], for_s=0)
+    wait_until(lambda: not client_of(registry).standings("support-bot.v1"), what="the end of its time")
 
 
 def test_rollout_shows_what_drains_and_not_what_is_done(registry: Registry) -> None:

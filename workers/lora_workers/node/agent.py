@@ -16,7 +16,7 @@ from typing import Final
 from lora_registry import node_codes as codes
 from lora_registry.announcements import CatalogView
 from lora_registry.catalog import Catalog, VersionRecord
-from lora_registry.connection import connect
+from lora_registry.connection import connect, server_time_s
 from lora_registry.errors import NotFound, RedisUnavailable, RegistryError
 from lora_registry.nodes import SERVED, NodeInfo, NodeRegistry, NodeState
 from lora_registry.selection import Wanted, parse_selector, wanted_by
@@ -80,7 +80,7 @@ class Agent:
         self._settings = settings
         self._driver = driver
         self._origin = origin
-        client = connect(settings.redis_url, name="lora-node")
+        client = self._redis = connect(settings.redis_url, name="lora-node")
         self._nodes, self._catalog = NodeRegistry(client, settings), Catalog(client, settings)
         self._acks = Acknowledgements(self._nodes, options.node_id)
         self._selector = parse_selector(options.select)
@@ -92,6 +92,7 @@ class Agent:
         self._routes = AliasTable()
         self._view: CatalogView | None = None
         self._wanted: tuple[CatalogView | None, list[Wanted]] = None, []
+        self._clock_s: float | None = None
         self._generation = ""
         self._info: NodeInfo | None = None
         self._base = ""
@@ -307,8 +308,21 @@ class Agent:
     def _wanted_of(self, view: CatalogView) -> list[Wanted]:
         """What it is to hold: worked out again when the catalog changed, or a direction may have run out."""
         if view is not self._wanted[0] or view.directed:
-            self._wanted = view, list(wanted_by(self._selector, self._options.node_id, view, now_s=time.time()))
+            now_s = self._server_time_s(view) if view.directed else 0.0
+            self._wanted = view, list(wanted_by(self._selector, self._options.node_id, view, now_s=now_s))
         return self._wanted[1]
+
+    def _server_time_s(self, view: CatalogView) -> float:
+        """The clock that says when a direction is over, as of the last change of the catalog, and counted on since."""
+        if view is not self._wanted[0]:
+            self._clock_s = None
+        if self._clock_s is None:
+            try:
+                self._clock_s = server_time_s(self._redis) - time.monotonic()
+            except RedisUnavailable as error:
+                logger.warning("this machine's clock is taken for the server's: %s", error)
+                return time.time()
+        return self._clock_s + time.monotonic()
 
     def _stand_ins(
         self, view: CatalogView, wanted: Sequence[Wanted], listed: dict[str, str | None]

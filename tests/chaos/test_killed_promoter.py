@@ -1,4 +1,4 @@
-"""A promoter that dies after it moved the alias: workers decide in its place, once, as it would have."""
+"""A promoter that dies: after it moved the alias workers decide in its place, once; before, nothing has happened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from subprocess import Popen
 import pytest
 
 from lora_registry.catalog import MovedBy
+from lora_registry.client import RegistrationClient
+from lora_registry.errors import Conflict
 from lora_registry.lifecycle import AliasMove
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
@@ -100,6 +102,32 @@ def test_alias_stays_where_a_killed_promoter_moved_it_if_all_nodes_serve_it(prom
     assert registry.version(alias="stable").version == 2
     assert history(registry)[0].how is MovedBy.PROMOTE
     assert registry.view().directed == {}
+
+
+def test_a_promoter_that_was_killed_before_the_move_leaves_a_direction_and_nothing_else(promoting: Stack) -> None:
+    """SIGKILL between the canary's word and the move: the canary holds the version for its time and gives it up then,
+    the alias never moved, nobody decides anything, and another promotion may have other canaries."""
+    registry = promoting.registry
+    with fleet(registry, "a", "b") as nodes:
+        assert start_promoter(promoting, "die-before").wait(60) == -signal.SIGKILL
+        assert not is_open(registry)
+        (direction,) = registry.view().directed.values()
+        assert direction.nodes == ("a",)
+        assert "support-bot.v2" in nodes["a"].held
+        with pytest.raises(Conflict, match="being tried on a"):
+            promote_through(registry, "b")
+        wait_until(lambda: "support-bot.v2" not in nodes["a"].held, what="the end of its time")
+        assert registry.version(alias="stable").version == 1
+        assert [each.how for each in history(registry)] == [MovedBy.SET]
+        promote_through(registry, "b")
+    assert registry.version(alias="stable").version == 2
+    assert registry.view().directed == {}
+
+
+def promote_through(registry: Registry, canary: str) -> None:
+    """Promote the second version in this process."""
+    promotions = RegistrationClient(registry.client, registry.settings).promotions()
+    promotions.promote(BOT, 2, "stable", canaries=(canary,), timeout_s=60)
 
 
 def test_nobody_interferes_with_a_promoter_that_lives(promoting: Stack) -> None:

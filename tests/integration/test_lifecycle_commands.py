@@ -43,13 +43,13 @@ def test_version_and_adapter_are_retired(registry: Registry) -> None:
     """A version in use is refused with the alias in the message; an adapter goes with all it has."""
     registry.register(content="one")
     registry.register(content="two")
-    refused = ask("retire", "support-bot.v2", ends=2)
+    refused = ask("retire", "support-bot.v2", ends=1)
     assert refused["error"]["code"] == "CONFLICT"
     assert "support-bot@support-bot" in refused["error"]["message"]
     assert ask("retire", "support-bot.v1") == {"retired": 1}
     assert run("retire", "support-bot.v1").stdout == "retired 0 versions of support-bot\n"
     assert run("retire", "support-bot").stdout == "retired 1 version of support-bot\n"
-    assert run("show", "support-bot.v2").exit_code == 2
+    assert run("show", "support-bot.v2").exit_code == 1
     assert run("retire", "support-bot@stable").exit_code == 2
 
 
@@ -60,7 +60,9 @@ def test_alias_is_rolled_back_and_its_history_is_shown(registry: Registry) -> No
     moved = ask("rollback", "support-bot")
     assert (moved["alias"], moved["version"]["version"]) == ("support-bot@support-bot", 1)
     ask("alias", "set", "support-bot", "stable", "v2")
-    ask("alias", "remove", "support-bot", "stable", "--expect", "1", ends=2)
+    for command in ("set", "support-bot", "stable", "v1"), ("remove", "support-bot", "stable"):
+        assert ask("alias", *command, "--expect", "1", ends=1)["error"]["code"] == "CONFLICT"
+    assert ask("alias", "remove", "support-bot", "nowhere", ends=1)["error"]["code"] == "NOT_FOUND"
     assert ask("alias", "remove", "support-bot", "stable", "--expect", "2") == {
         "alias": "support-bot@stable",
         "before": 2,
@@ -132,7 +134,7 @@ def test_collection_is_what_its_selector_finds_now(registry: Registry) -> None:
     assert "tier!=silver" in run("collection", "list").stdout
     assert "a.v1" in run("collection", "show", "gold").stdout
     assert ask("collection", "remove", "gold") == {"removed": "gold"}
-    assert ask("collection", "show", "gold", ends=2)["error"]["code"] == "NOT_FOUND"
+    assert ask("collection", "show", "gold", ends=1)["error"]["code"] == "NOT_FOUND"
     assert run("collection", "set", "bad", "--select", "no term!").exit_code == 2
 
 
@@ -148,7 +150,7 @@ def test_nodes_and_rollout_are_listed(registry: Registry) -> None:
     assert (only["node_id"], only["eager"], only["alive"], only["artifacts"]) == ("node-2", False, True, 0)
     shown = ask("nodes", "show", "node-1")
     assert (shown["artifacts"], shown["acknowledged"][0]["code"]) == (1, "ENGINE_DORA")
-    assert ask("nodes", "show", "nobody", ends=2)["error"]["code"] == "NOT_FOUND"
+    assert ask("nodes", "show", "nobody", ends=1)["error"]["code"] == "NOT_FOUND"
     assert "0.33.0" in run("nodes").stdout
     assert "no DoRA here" in run("nodes", "show", "node-1").stdout
     (stands,) = ask("rollout", "support-bot")

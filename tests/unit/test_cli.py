@@ -235,13 +235,13 @@ def test_a_directory_that_is_no_base_model_ends_with_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (InvalidName(), 2), (IdempotencyConflict(), 2), (NotFound(), 2), (Conflict(), 2), (Configuration(), 2),
+        (NotFound(), 1), (Conflict(), 1), (InvalidName(), 2), (IdempotencyConflict(), 2), (Configuration(), 2),
         (MissingExtra(), 2), (WaitTimeout(), 3), (RedisUnavailable(), 4), (ServerNotAdmitted(), 4), (QueueFull(), 4),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, RegistryError) else str(value),
 )  # fmt: skip
 def test_every_kind_of_error_has_its_exit_code(error: RegistryError, code: int) -> None:
-    """Refused is 2, no outcome in time is 3, the server's state is 4."""
+    """Refused by what is there is 1, wrong in itself is 2, no outcome in time is 3, the server's state is 4."""
     assert exit_code_of_error(error) == code
 
 

@@ -63,8 +63,8 @@ def test_two_engines_on_one_host_are_two_nodes() -> None:
     ],
 )
 def test_a_wrong_command_line_ends_in_one_line(arguments: list[str], says: str) -> None:
-    """Before anything is connected; exit code 2, or 1 for a selector that is none."""
+    """Before anything is connected; exit code 2."""
     result = CliRunner().invoke(app, ["node", *arguments])
-    assert result.exit_code in (1, 2), result.output
+    assert result.exit_code == 2, result.output
     assert says in " ".join(result.output.split())
     assert "Traceback" not in result.output

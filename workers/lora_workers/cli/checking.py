@@ -11,7 +11,7 @@ import typer
 from lora_registry.base_profile import BaseProfile
 from lora_registry.engine_profiles import BUILT_IN, Ruling, find_profiles
 from lora_registry.engine_verdicts import EngineVerdict
-from lora_registry.errors import Configuration, InvalidName, Transient
+from lora_registry.errors import Configuration, InvalidName, NotFound, Transient
 from lora_registry.findings import Severity
 from lora_registry.names import check_base_name
 from lora_registry.report import ValidationReport, Verdict
@@ -119,6 +119,8 @@ def _base_profile(base: str, also_known_as: Iterable[str]) -> BaseProfile:
         return profile.model_copy(update={"tokenizer": catalog.tokenizer_of(profile)})
     except Transient as error:
         raise Configuration(f"{base} is no directory here, and no registry answers for it: {error.message}") from error
+    except NotFound as error:  # no adapter is at fault, and 1 would say that one is
+        raise Configuration(f"{base} is no directory here, and {error.message}") from error
 
 
 def _name_of(directory: Path) -> str:

@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lora_registry.errors import NotServed, PromotionAborted, RegistryError, Transient, WaitTimeout
+from lora_registry.errors import (
+    Conflict,
+    NotFound,
+    NotServed,
+    PromotionAborted,
+    RegistryError,
+    Transient,
+    WaitTimeout,
+)
 from lora_registry.findings import Finding
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.rollout import Standing
@@ -29,7 +37,7 @@ NOBODY_READS: Final = 141
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done; a registration is published, unchanged, superseded or ignored · "
-    "1 the registration was rejected · "
+    "1 the registration was rejected, or what was named is not there or not as expected (NOT_FOUND, CONFLICT) · "
     "2 wrong usage or configuration, a request refused before it was queued included · "
     "3 dead-lettered, no outcome in time, or not served as asked · "
     "4 Redis is out of reach, has not been admitted, or the event queue is full; or a watched place is out of reach · "
@@ -48,6 +56,8 @@ def exit_code_of_error(error: RegistryError) -> int:
     """How a command ends that failed with `error`."""
     if isinstance(error, WaitTimeout | NotServed | PromotionAborted):
         return NO_OUTCOME
+    if isinstance(error, NotFound | Conflict):
+        return REJECTED
     return OUT_OF_REACH if isinstance(error, Transient) else WRONG_USAGE
 
 

@@ -319,12 +319,14 @@ class Lifecycle:
             namespace: the namespace. name: the adapter in it; empty: all that have no number of their own.
 
         Raises:
+            NotFound: the adapter has no published version; what was said of it may be taken back all the same.
             RedisUnavailable: the server is out of reach.
         """
         field = f"{namespace}.{name}" if name else namespace
         if number is None:
             command(self._redis, "HDEL", self._keys.keep, field)
         else:
+            self._check_published(namespace, name)
             command(self._redis, "HSET", self._keys.keep, field, number)
 
     def keep_last_of(self, namespace: str, name: str = "") -> int:
@@ -332,14 +334,23 @@ class Lifecycle:
         of its own), besides those that an alias points at; 0: all.
 
         Raises:
+            NotFound: the adapter has no published version.
             RedisUnavailable: the server is out of reach.
         """
+        self._check_published(namespace, name)
         said = command(self._redis, "HMGET", self._keys.keep, f"{namespace}.{name}", namespace)
         return next((int(number) for number in said if number is not None), self._settings.keep_last)
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+
+    def _check_published(self, namespace: str, name: str) -> None:
+        if name and self.catalog.base_of(AdapterName(namespace, name)) is None:
+            raise NotFound(
+                f"no adapter {str(AdapterName(namespace, name))!r} is published",
+                remedy=f"Register it first, or say it of its namespace: `lora-registry keep-last {namespace}. N`.",
+            )
 
     def _base_of(self, adapter: AdapterName) -> str:
         base = self.catalog.base_of(adapter)

@@ -268,6 +268,7 @@ def test_pinned_own_alias_keeps_its_version_and_the_newest_stays(registry: Regis
 def test_adapters_number_goes_before_its_namespaces_and_that_before_the_setting(registry: Registry) -> None:
     """The closest word counts; 0 keeps all; what was said can be taken back."""
     lifecycle = registry.with_settings(keep_last=1).lifecycle
+    registry.register(content="first")
     assert lifecycle.keep_last_of("default", "support-bot") == 1
     lifecycle.set_keep_last(3)
     assert lifecycle.keep_last_of("default", "support-bot") == 3
@@ -276,7 +277,7 @@ def test_adapters_number_goes_before_its_namespaces_and_that_before_the_setting(
     for name in ("support-bot", "other"):
         for content in "abcde":
             registry.with_settings(keep_last=1).register(name, content=content)
-    assert numbers(registry) == [1, 2, 3, 4, 5]
+    assert numbers(registry) == [1, 2, 3, 4, 5, 6]
     assert numbers(registry, AdapterName("default", "other")) == [3, 4, 5]
     lifecycle.set_keep_last(None, name="support-bot")
     assert lifecycle.keep_last_of("default", "support-bot") == 3

@@ -104,14 +104,28 @@ def test_labels_are_set_and_dropped(registry: Registry) -> None:
     assert ask("label", "support-bot", "bad key=1", ends=2)["error"]["code"] == "REJECTED"
 
 
-def test_how_many_versions_are_kept_is_said_for_adapters_and_namespaces() -> None:
+def test_how_many_versions_are_kept_is_said_for_adapters_and_namespaces(registry: Registry) -> None:
     """A dot at the end means a namespace; without a number it is only shown."""
+    registry.register()
     assert ask("keep-last", "support-bot") == {"name": "support-bot", "keep_last": 0}
     assert ask("keep-last", "default.", "5")["keep_last"] == 5
     assert ask("keep-last", "support-bot")["keep_last"] == 5
     assert ask("keep-last", "support-bot", "2")["keep_last"] == 2
     assert "the newest 2" in run("keep-last", "support-bot").stdout
     assert ask("keep-last", "support-bot", "--forget")["keep_last"] == 5
+
+
+def test_nothing_is_kept_of_an_adapter_that_is_not_there(registry: Registry) -> None:
+    """A typo is told, by whoever asks as by whoever says; what was said of one that has gone can be taken back."""
+    for number in (), ("5",):
+        error = ask("keep-last", "nosuch", *number, ends=1)["error"]
+        assert (error["code"], "nosuch" in error["message"], "default." in error["remedy"]) == ("NOT_FOUND", True, True)
+    assert registry.client.hgetall(registry.keys.keep) == {}
+    registry.register()
+    run("keep-last", "support-bot", "2")
+    run("retire", "support-bot")
+    assert ask("keep-last", "support-bot", "--forget")["keep_last"] == 0
+    assert registry.client.hgetall(registry.keys.keep) == {}
 
 
 def test_collection_is_what_its_selector_finds_now(registry: Registry) -> None:

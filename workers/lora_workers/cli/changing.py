@@ -153,7 +153,7 @@ def keep_last(
         namespace, adapter = parsed.namespace, parsed.name
     if forget or number is not None:
         lifecycle.set_keep_last(None if forget else number, namespace=namespace, name=adapter)
-    kept = lifecycle.keep_last_of(namespace, adapter)
+    kept = lifecycle.keep_last_of(namespace, "" if forget else adapter)
     if as_json:
         print_json({"name": name, "keep_last": kept})
     else:

@@ -4,6 +4,7 @@ to hold.
     namespace=team,tier=gold,env!=test          terms that all hold; a word alone asks for a label of any value
     name=support-bot,name=sql-*,alias=stable    several names, or several aliases, are alternatives
     label:name=x                                a label that is called like one of the other terms
+    tier==gold                                  the same as tier=gold, as Kubernetes writes it
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lora_registry.errors import Rejected
 from lora_registry.events import Key, Value, describe_validation_error
 from lora_registry.names import AdapterName
 
-_TERM = re.compile(r"(label:)?([^!=:\s]+)(?:(!?=)(.*))?", re.DOTALL)
+_TERM = re.compile(r"(label:)?([^!=:\s]+)(?:(==|!?=)(.*))?", re.DOTALL)
 Pattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*][a-z0-9_*-]{0,95}$")]
 Alias = Annotated[str, StringConstraints(pattern=r"^(@own|@any|[a-z0-9][a-z0-9_-]{0,95})$")]
 
@@ -79,13 +80,16 @@ class Selector(BaseModel):
     def __str__(self) -> str:
         terms = [f"namespace={self.namespace}"] if self.namespace else []
         terms += [f"name={name}" for name in self.names] + [f"alias={alias}" for alias in self.aliases]
-        terms += [f"{_label(key)}={value}" for key, value in sorted(self.labels.items())]
+        terms += [
+            f"{_label(key)}{'==' if value.startswith('=') else '='}{value}"
+            for key, value in sorted(self.labels.items())
+        ]
         terms += [f"{_label(key)}!={value}" for key, value in sorted(self.not_labels.items())]
         return ",".join(terms + [_label(key) for key in self.has_labels])
 
 
 def _label(key: str) -> str:
-    return f"label:{key}" if key in ("namespace", "name", "alias") else key
+    return f"label:{key}" if key in ("namespace", "name", "alias", "collection") else key
 
 
 def parse_selector(text: str) -> Selector:
@@ -104,7 +108,9 @@ def parse_selector(text: str) -> Selector:
         read = _TERM.fullmatch(term)
         if read is None:
             raise Rejected(f"{term[:100]!r} is no term of a selector", remedy=_REMEDY)
-        is_label, key, operator, value = read[1], read[2], read[3], read[4] or ""
+        is_label, key, operator, value = read[1], read[2], read[3] and read[3].replace("==", "="), read[4] or ""
+        if key == "collection" and not is_label:
+            raise Rejected(f"{term[:100]!r}: a collection is no term of a selector", remedy=_NO_COLLECTIONS)
         listed = {"namespace": namespaces, "name": names, "alias": aliases}.get(key) if not is_label else None
         if listed is not None:
             if operator != "=":
@@ -129,6 +135,9 @@ def parse_selector(text: str) -> Selector:
         raise Rejected(describe_validation_error(error), remedy=_REMEDY) from error
 
 
+_NO_COLLECTIONS = (
+    "Write the terms that `lora-registry collection list` shows of it; a label of that name is label:collection=…"
+)
 _REMEDY = "Write terms such as namespace=team,tier=gold,env!=test,alias=stable with commas between."
 
 

@@ -28,6 +28,9 @@ NOW_S = 1_000.0
         ("alias=stable,alias=@own", Selector(aliases=("stable", "@own"))),
         ("label:name=x,label:alias", Selector(labels={"name": "x"}, has_labels=("alias",))),
         ("url=a=b", Selector(labels={"url": "a=b"})),
+        ("tier==gold,name==a", Selector(labels={"tier": "gold"}, names=("a",))),
+        ("sum===5,sum!==6", Selector(labels={"sum": "=5"}, not_labels={"sum": "=6"})),
+        ("label:collection=x", Selector(labels={"collection": "x"})),
         ("empty=", Selector(labels={"empty": ""})),
     ],
 )
@@ -40,20 +43,30 @@ def test_terms_are_read(text: str, selector: Selector) -> None:
 @pytest.mark.parametrize(
     "text",
     ["=x", "a b=c", "namespace!=team", "namespace", "namespace=a,namespace=b", "name=UPPER", "name=", "alias=v 1",
-     "alias!=x", "bad key=x", "a:b=c", f"k={'x' * 257}"],
+     "alias!=x", "alias!==x", "bad key=x", "!tier", "tier in (gold)",
+     "collection=x", "collection!=x", "collection", "a:b=c", f"k={'x' * 257}"],
 )  # fmt: skip
 def test_what_is_no_term_is_refused(text: str) -> None:
     """The refusal says how terms are written."""
     with pytest.raises(Rejected) as refused:
         parse_selector(text)
-    assert "tier=gold" in refused.value.remedy
+    assert "=" in refused.value.remedy
+
+
+def test_a_collection_is_no_term_and_its_own_terms_are_asked_for() -> None:
+    """Taken for a label it would select nothing, and say nothing."""
+    with pytest.raises(Rejected, match="'collection=gold'") as refused:
+        parse_selector("tier=gold,collection=gold")
+    assert "lora-registry collection list" in refused.value.remedy
+    assert "label:collection=" in refused.value.remedy
 
 
 words = st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,8}", fullmatch=True)
+values = st.from_regex(r"=?[a-z0-9=!:-]{0,8}", fullmatch=True)
 
 
 @given(
-    st.dictionaries(words, words, max_size=3), st.dictionaries(words, words, max_size=3), st.lists(words, max_size=3)
+    st.dictionaries(words, values, max_size=3), st.dictionaries(words, values, max_size=3), st.lists(words, max_size=3)
 )
 def test_any_labels_survive_text(labels: dict[str, str], not_labels: dict[str, str], has: list[str]) -> None:
     """Writing and reading is the identity for labels without commas, those named like other terms included."""

@@ -8,7 +8,7 @@ run in the parent makes every forked child hang.
     meter           measures pieces one by one on the CPU
     slab_meter      measures many tensors of one shape at once, on a GPU
     products        norms and singular values of B·A from r x r matrices
-    judgement       findings and spectra from what was measured
+    meaning         findings and spectra from what was measured
     numeric_pass    the pass: all of it together
     devices         which device a worker uses
 """

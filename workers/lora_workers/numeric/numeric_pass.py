@@ -16,7 +16,7 @@ from lora_registry.findings import has_error
 from lora_registry.numeric_report import NumericReport
 from lora_registry.safetensors_header import MAX_HEADER_BYTES, Header, parse_header
 from lora_workers.numeric.devices import DeviceName, compute_errors, device_label, open_device
-from lora_workers.numeric.judgement import Judgement, judge
+from lora_workers.numeric.meaning import Meaning, meaning_of
 from lora_workers.numeric.measures import Meter
 from lora_workers.numeric.meter import CpuMeter
 from lora_workers.numeric.plan import Plan, make_plan
@@ -113,14 +113,16 @@ class WeightsPass:
         Raises:
             Transient: the device has no memory left, or (ProcessUnfit) failed.
         """
-        judged, bytes_read = Judgement(), 0
+        meaning, bytes_read = Meaning(), 0
         if self._measuring is not None and self._measuring[2].is_complete:
             plan, meter, _ = self._measuring
             with compute_errors():
                 measures = meter.finish()
-            judged, bytes_read = judge(plan, measures, serving_dtype=self._base.dtype), self._size_bytes
+            meaning, bytes_read = meaning_of(plan, measures, serving_dtype=self._base.dtype), self._size_bytes
         milliseconds = (time.perf_counter() - self._begun) * 1000
-        return NumericReport(judged.findings, judged.families, judged.overflows, bytes_read, milliseconds, self._device)
+        return NumericReport(
+            meaning.findings, meaning.families, meaning.overflows, bytes_read, milliseconds, self._device
+        )
 
     def _take_header(self, chunk: memoryview) -> int:
         """Collect the header; returns how many bytes of `chunk` belong to it."""

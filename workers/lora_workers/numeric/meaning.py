@@ -1,4 +1,4 @@
-"""Findings and spectra from what was measured. No tensors here, only numbers.
+"""What the measured numbers mean: findings and spectra. No tensors here, only numbers.
 
 Source of the dtypes' ranges: IEEE 754 (F16, F32) and bfloat16's 8 bits of exponent and 7 of fraction. Engines fold the
 scale into B in the dtype they serve (vLLM 0.33.0, vllm/lora/lora_weights.py:41).
@@ -58,7 +58,7 @@ SERVING_DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Meaning:
     """What the numbers mean; the fields are those of `NumericReport`."""
 
     findings: tuple[Finding, ...] = ()
@@ -66,8 +66,8 @@ class Judgement:
     overflows: tuple[str, ...] = ()
 
 
-def judge(plan: Plan, measures: Measures, *, serving_dtype: str) -> Judgement:
-    """Judge what was measured.
+def meaning_of(plan: Plan, measures: Measures, *, serving_dtype: str) -> Meaning:
+    """What the measures mean.
 
     Args:
         plan: what the tensors are.
@@ -81,7 +81,7 @@ def judge(plan: Plan, measures: Measures, *, serving_dtype: str) -> Judgement:
         findings[MAX_FINDINGS:] = [fit_codes.TOO_MANY_FINDINGS.finding()]
     overflows = tuple(name for name, each in SERVING_DTYPES.items() if any(_overflowing(plan, measures, each)))
     families = tuple(_family(name, members) for name, members in sorted(spectra.items()))
-    return Judgement(tuple(findings), families, overflows)
+    return Meaning(tuple(findings), families, overflows)
 
 
 def _findings(

@@ -499,6 +499,18 @@ class Catalog:
             base_known, name_is_base, owner = pipe.execute()
         return Standing(bool(base_known), bool(name_is_base), owner)
 
+    def is_current(self, adapter: AdapterName, base_model: str, digest: str) -> bool:
+        """Whether bytes of this digest would end as unchanged if they were published now, as the script has it.
+
+        Raises:
+            RedisUnavailable: the server is out of reach.
+        """
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hget(self._keys.adapter(adapter), "head_digest")
+            pipe.hget(self._keys.aliases(base_model), f"{adapter.qualified}@{adapter.name}")
+            head_digest, target = pipe.execute()
+        return digest in (head_digest, (target or "").rpartition(" ")[2])
+
     def bases(self) -> list[BaseProfile]:
         """All registered base models, by name.
 

@@ -267,14 +267,14 @@ def check_quotas(policy: NamespacePolicy, usage: Usage, *, is_new_adapter: bool)
             raise over_quota(policy.namespace, code.code, str(limit), f"{used} already")
 
 
-def check_size(policy: NamespacePolicy | None, size_bytes: int) -> None:
+def check_size(policy: NamespacePolicy, size_bytes: int) -> None:
     """Refuse an adapter that could never be published, however empty its namespace were, before it is copied.
 
     Raises:
         Rejected: it is larger than all of the namespace's artifacts may be, with the finding.
     """
-    limit = policy.quotas.bytes if policy else None
-    if policy and limit is not None and size_bytes > limit:
+    limit = policy.quotas.bytes
+    if limit is not None and size_bytes > limit:
         code = namespace_codes.QUOTA_BYTES.code
         raise over_quota(policy.namespace, code, str(limit), f"{size_bytes} in one adapter")
 

@@ -87,36 +87,28 @@ class Policies:
         versions = int(kept.get("versions", 0)) if today else 0
         return Usage(int(kept.get("adapters", 0)), versions, int(kept.get("bytes", 0))), not is_known
 
-    def check(self, adapter: AdapterName, source: str) -> SourceRule:
-        """The rule by which `adapter` may be registered from `source` now.
+    def check_source(self, adapter: AdapterName, source: str) -> SourceRule:
+        """The rule by which `adapter` may be registered from `source`.
 
         Raises:
-            Rejected: it may not, or a quota is used up; with the finding.
+            Rejected: it may not, with the finding.
             RedisUnavailable: the server is out of reach.
         """
-        return self.check_against(self.find(adapter.namespace), adapter, source)
+        return check_source(self.find(adapter.namespace), adapter, source, required=self._required)
 
-    def check_size(self, adapter: AdapterName, size_bytes: int) -> None:
-        """See `lora_registry.namespaces.check_size`.
+    def check_quotas(self, adapter: AdapterName, *, size_bytes: int = 0) -> None:
+        """Refuse what the publish script would refuse if a new version of so many bytes came now.
 
         Raises:
-            Rejected: it is larger than all of the namespace's artifacts may be, with the finding.
+            Rejected: a quota is used up, or the version is larger than all of the namespace's artifacts may be; with
+                the finding.
             RedisUnavailable: the server is out of reach.
         """
-        check_size(self.find(adapter.namespace), size_bytes)
-
-    def check_against(self, policy: NamespacePolicy | None, adapter: AdapterName, source: str) -> SourceRule:
-        """As `check`, with a policy that the caller has read.
-
-        Raises:
-            Rejected: it may not, or a quota is used up; with the finding.
-            RedisUnavailable: the server is out of reach.
-        """
-        rule = check_source(policy, adapter, source, required=self._required)
+        policy = self.find(adapter.namespace)
         if policy is not None and policy.quotas.any:
             usage, is_new = self.usage(adapter)
             check_quotas(policy, usage, is_new_adapter=is_new)
-        return rule
+            check_size(policy, size_bytes)
 
 
 def _no_policy(namespace: str) -> NotFound:

@@ -37,6 +37,12 @@ class PinnedFile:
     sha256: str = ""
     credential: str = ""
 
+    @property
+    def known_sha256(self) -> str:
+        """What its bytes hash to, where that is known before they are read: by the marker file or the version."""
+        kind, _, value = self.version.partition(":")
+        return self.sha256 or (value if kind == "sha256" else "")
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from lora_registry.adapter_config import canonical_config
+from lora_registry.artifacts import CONFIG_FILE, WEIGHTS_FILE, FileDigest, Manifest
 from lora_registry.errors import LeaseLost, NotFound, Rejected
 from lora_registry.ledger import Lease
 from lora_registry.names import AdapterName
 from lora_registry.namespaces import NamespacePolicy, Quotas, SourceRule, Usage
 from lora_registry.policies import Policies
 from lora_registry.stages import Stage
+from lora_registry.stages.resolve import resolve
+from lora_workers.sources import open_sources
 from tests.helpers.adapters import codes_of
+from tests.helpers.hub_server import HubServer
 from tests.helpers.registry import Registry
+from tests.helpers.sources import ADAPTER, CONFIG, WEIGHTS, unique
 
 TEAM = AdapterName("team", "bot")
 
@@ -143,3 +151,50 @@ def test_policies_are_kept_and_removed(registry: Registry) -> None:
     for missing in (policies.get, policies.remove):
         with pytest.raises(NotFound):
             missing("team")
+
+
+def judged() -> dict[str, Any]:
+    """What validate says of the adapter that `tests.helpers.sources` has."""
+    weights = FileDigest(hashlib.sha256(WEIGHTS).hexdigest(), len(WEIGHTS))
+    digest = Manifest.of(canonical_config(CONFIG), weights).digest
+    return {"digest": digest, "rank": 8, "size_bytes": len(WEIGHTS), "base_revision": "main", "findings": "[]"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"README.md": b"a better card"}, ""),
+        ({CONFIG_FILE: CONFIG.replace(b'"r": 8', b'"r": 9')}, "QUOTA_VERSIONS_PER_DAY"),
+        ({WEIGHTS_FILE: WEIGHTS[:-1]}, "QUOTA_VERSIONS_PER_DAY"),
+    ],
+    ids=["readme", "config", "weights"],
+)
+def test_a_commit_of_the_readme_needs_no_quota(
+    registry: Registry, hub_server: HubServer, changed: dict[str, bytes], code: str
+) -> None:
+    """It brings the bytes that are current, and ends as unchanged though the day's quota is used up; others do not."""
+    limit(registry, versions_per_day=1)
+    registry = registry.with_settings(hub_endpoint=hub_server.endpoint)
+    source, repo = open_sources(registry.settings), f"acme/{unique()}"
+    policies = Policies(registry.client, registry.settings)
+
+    def resolved() -> Lease:
+        registry.submit("bot", namespace="team", source=f"hf://{repo}")
+        (lease,) = registry.advance(Stage.RESOLVE).values()
+        left = resolve(lease, source=source, policies=policies, catalog=registry.catalog)
+        registry.ledger.complete(lease, left)
+        (lease,) = registry.claim(Stage.VALIDATE)
+        registry.ledger.complete(lease, judged())
+        (lease,) = registry.claim(Stage.PUBLISH)
+        return lease
+
+    hub_server.commit_directory(repo, ADAPTER)
+    assert registry.publish(resolved()).outcome == "published"
+    hub_server.commit(repo, changed)
+    if code:
+        with pytest.raises(Rejected) as refused:
+            resolved()
+        assert codes_of(refused.value.findings) == [code]
+    else:
+        assert registry.publish(resolved()).outcome == "unchanged"
+    assert policies.usage(TEAM)[0].versions_today == 1

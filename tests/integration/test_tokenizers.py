@@ -55,9 +55,8 @@ def judged_by_the_stage(registry: Registry, adapter: Path, directory: Path) -> t
     source = LocalSource((adapter.parent,))
     registry.submit(source=str(adapter), base_model=BASE)
     [lease] = registry.advance(Stage.RESOLVE).values()
-    registry.ledger.complete(
-        lease, resolve(lease, source=source, policies=Policies(registry.client, registry.settings))
-    )
+    policies = Policies(registry.client, registry.settings)
+    registry.ledger.complete(lease, resolve(lease, source=source, policies=policies, catalog=registry.catalog))
     [lease] = registry.claim(Stage.VALIDATE)
     try:
         left = validate(

@@ -103,7 +103,9 @@ class Station:
         )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
-            Stage.RESOLVE: partial(resolve, source=source, policies=Policies(self._client, settings), locate=locate),
+            Stage.RESOLVE: partial(
+                resolve, source=source, policies=Policies(self._client, settings), catalog=catalog, locate=locate
+            ),
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store, ledger=ledger),
             Stage.CANARY: self._try_on_engine,
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),

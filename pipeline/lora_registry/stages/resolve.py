@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lora_registry import file_codes, source_codes
+from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config
+from lora_registry.artifacts import FileDigest, Manifest
+from lora_registry.catalog import Catalog
 from lora_registry.errors import Rejected
 from lora_registry.ledger import Lease
 from lora_registry.namespaces import check_pinned
 from lora_registry.policies import Policies
 from lora_registry.readiness import deferred
+from lora_registry.registrations import Registration
 from lora_registry.safetensors_header import read_header
 from lora_registry.sources import PinnedSource, Source
 
@@ -31,10 +35,13 @@ Raises:
 """
 
 
-def resolve(lease: Lease, *, source: Source, policies: Policies, locate: Locate | None = None) -> dict[str, str | int]:
+def resolve(
+    lease: Lease, *, source: Source, policies: Policies, catalog: Catalog, locate: Locate | None = None
+) -> dict[str, str | int]:
     """Pin the registration's source, with the credential that the namespace's policy gives for it.
 
-    The policy is about the place where the files are, whatever name led there.
+    The policy is about the place where the files are, whatever name led there. A used-up quota refuses what would be a
+    new version; bytes that are known to be the current ones will be none.
 
     Returns:
         `pinned`: the pinned source, for the validate stage.
@@ -46,13 +53,31 @@ def resolve(lease: Lease, *, source: Source, policies: Policies, locate: Locate 
     """
     registration = lease.registration
     url = locate(registration.source) if locate else registration.source
-    rule = policies.check(registration.adapter, url)
+    rule = policies.check_source(registration.adapter, url)
     pinned = source.resolve(url, credential=rule.credential)
     check_pinned(rule, pinned)
-    policies.check_size(registration.adapter, pinned.weights.size_bytes)
+    try:
+        policies.check_quotas(registration.adapter, size_bytes=pinned.weights.size_bytes)
+    except Rejected:
+        if not _is_current(registration, pinned, source, catalog):
+            raise
     if pinned.may_grow_s:
         _check_whole(pinned, source)
     return {"pinned": replace(pinned, url=pinned.url or url).to_json()}
+
+
+def _is_current(registration: Registration, pinned: PinnedSource, source: Source, catalog: Catalog) -> bool:
+    """Whether the bytes are those of the current version: a commit of the README alone brings the same ones again.
+
+    Raises:
+        Rejected: the config cannot be read.
+        Transient: the place, or Redis, is out of reach.
+    """
+    if not pinned.weights.known_sha256:
+        return False
+    config = canonical_config(source.read(pinned.config, limit_bytes=MAX_CONFIG_BYTES))
+    weights = FileDigest(pinned.weights.known_sha256, pinned.weights.size_bytes)
+    return catalog.is_current(registration.adapter, registration.base_model, Manifest.of(config, weights).digest)
 
 
 def _check_whole(pinned: PinnedSource, source: Source) -> None:

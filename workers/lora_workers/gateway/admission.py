@@ -29,11 +29,9 @@ async def admit_event(
     if policy is not None and event.source.startswith(f"{MLFLOW}://"):  # it is no place: the resolve stage finds that
         policy = policy.model_copy(update={"any_source": True})
     try:
+        check_source(policy, event.adapter, event.source, required=services.settings.require_namespace_policy)
         if policy is not None and policy.quotas.any:
-            await run_in_threadpool(services.policies.check_against, policy, event.adapter, event.source)
-        else:
-            required = services.settings.require_namespace_policy
-            check_source(policy, event.adapter, event.source, required=required)
+            await run_in_threadpool(services.policies.check_quotas, event.adapter)
     except Rejected:
         if idempotency_key is None or not await run_in_threadpool(
             services.inbox.is_known, event.namespace, idempotency_key

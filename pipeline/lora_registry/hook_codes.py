@@ -39,6 +39,11 @@ HOOK_SENDER_AWAY = error(
     "What is needed to check the delivery could not be fetched from its sender.",
     "Nothing if it passes, since senders try again; check that the gateway may reach it.",
 )
+HOOK_NAME_TAKEN = error(
+    "HOOK_NAME_TAKEN",
+    "The adapter's name was made of another repository, model or directory, and two of them are never one adapter.",
+    "Give it a name of its own with a rule, or hand the name over with `lora-registry hooks redeliver`.",
+)
 WATCH_EMPTY = error(
     "WATCH_EMPTY",
     "The Hub shows no repository at the watched place that a rule of the hook is about.",

@@ -16,6 +16,7 @@ from lora_registry import scripts
 from lora_registry.code import Code
 from lora_registry.connection import command
 from lora_registry.errors import NotFound, QueueFull
+from lora_registry.hook_codes import HOOK_NAME_TAKEN
 from lora_registry.hook_events import LONGEST_WAIT, HookEvent
 from lora_registry.keys import Keys
 from lora_registry.settings import Settings
@@ -42,7 +43,7 @@ class Heard:
     Attributes:
         delivery_id: the sender's id of it, or one that it was given here.
         verdict: what was made of it.
-        reason: why, unless it is queued.
+        reason: why, or why not all that it asks for is queued.
     """
 
     delivery_id: str
@@ -173,6 +174,7 @@ class HookDeliveries:
                 keys.delivery(reference),
                 keys.deliveries(hook),
                 keys.pending_origins,
+                keys.named_after,
                 *(key for origin in origins for key in (keys.origin(origin), keys.waiting(origin))),
             ],
             args=[
@@ -185,6 +187,7 @@ class HookDeliveries:
                 reason[:500],
                 delivery_id,
                 body if len(body) <= _BODY_LENGTH else "",
+                f"{HOOK_NAME_TAKEN.code}: {HOOK_NAME_TAKEN.cause}",
                 *(part for origin, each in origins.items() for part in _arguments(origin, each)),
             ],
             read=lambda answer: _heard(answer, delivery_id),
@@ -279,7 +282,10 @@ def _reference(hook: str, delivery_id: str) -> str:
 
 def _arguments(origin: str, event: HookEvent) -> tuple[str | int, ...]:
     quiet_us = int(event.quiet_s * _US_PER_S)
-    return (origin, event.event.model_dump_json(), event.content, event.order, quiet_us, quiet_us * LONGEST_WAIT)
+    kind, _, thing = event.named_after.partition(" ")
+    field = f"{kind} {event.event.adapter.qualified}" if kind else ""
+    times = (quiet_us, quiet_us * LONGEST_WAIT)
+    return (origin, event.event.model_dump_json(), event.content, event.order, *times, field, thing)
 
 
 def _parse(fields: dict[str, str]) -> Delivery:

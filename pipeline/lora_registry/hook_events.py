@@ -40,12 +40,15 @@ class HookEvent:
             for once.
         order: hexadecimal number that grows with each change of the object, where the sender gives one.
         quiet_s: how long nothing more must come about the same origin.
+        named_after: what the adapter's name was made of: the kind of thing, a blank, and which (`repository acme/a.b`);
+            no other thing of that kind may have the name. Empty: whatever is registered may have it.
     """
 
     event: RegistrationRequested
     content: str
     order: str = ""
     quiet_s: float = 0.0
+    named_after: str = ""
 
     @property
     def origin(self) -> str:

@@ -65,6 +65,11 @@ class Keys:
         """Sorted set: origins with an event that hooks ask for, by when its quiet moment is over."""
         return f"{self.prefix}:hooks:pending"
 
+    @property
+    def named_after(self) -> str:
+        """Hash: kind of thing and adapter → the one thing of that kind whose name became the adapter's in a hook."""
+        return f"{self.prefix}:hooks:named-after"
+
     def origin(self, origin: str) -> str:
         """Hash: the pending event of one origin, and what was accepted from it last."""
         return f"{self.prefix}:hooks:origin:{origin}"

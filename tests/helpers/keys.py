@@ -10,7 +10,7 @@ _WORK = r"(due:[a-z]+:[a-z0-9_-]+|turns:[a-z]+|leases:[a-z]+|slots:[a-z]+|wake:[
 PERMANENT = re.compile(
     r":(server|ids:last"
     r"|inbox:(events|number:[^:]+)"
-    r"|hooks:pending"
+    r"|hooks:(pending|named-after)"
     rf"|ledger:({_WORK}|superseded|dead|pins|marked|removing)"
     r"|catalog:(adapters|sequences|bases|keep|collections|tokenizers|(adapter|versions|aliases|numbers|usage|stored|retired|directed|moves):[^:]+)"
     r"|access:(namespaces|tokens)"

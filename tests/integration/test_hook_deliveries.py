@@ -22,8 +22,8 @@ A, B = "a" * 40, "b" * 40
 
 def event(name: str = "support-bot", *, content: str = A, quiet_s: float = 0.0, **fields: Any) -> HookEvent:
     """What a hook asks for."""
-    order = fields.pop("order", "")
-    return HookEvent(make_event(name, **fields), content, order, quiet_s)
+    order, named_after = fields.pop("order", ""), fields.pop("named_after", "")
+    return HookEvent(make_event(name, **fields), content, order, quiet_s, named_after)
 
 
 class Hooks:
@@ -374,3 +374,46 @@ def test_a_delivery_waits_once_however_often_it_comes(hooks: Hooks) -> None:
         hooks.hear(f"of a burst {number}", event(quiet_s=9.0))
     assert client.llen(waiting) == 200
     assert hooks.deliveries.delivery("hub", "1").times == 3
+
+
+DOT, DASH = (
+    {"content": content, "source": f"hf://acme/{repo}", "named_after": f"repository acme/{repo} {repo}"}
+    for content, repo in ((A, "a.b"), (B, "a-b"))
+)
+"""What asks for the adapter a-b, from two repositories."""
+
+
+def test_a_name_is_one_repositorys(hooks: Hooks) -> None:
+    """`acme/a-b` is no version of `acme/a.b`, though both would be called a-b: ignored, and the history says why."""
+    assert hooks.hear("1", event("a-b", **DOT)) is Verdict.QUEUED
+    hooks.settle()
+    for delivery_id in ("2", "2", "3"):
+        assert hooks.hear(delivery_id, event("a-b", **DASH)) is Verdict.IGNORED
+    reason = hooks.deliveries.history("hub")[0].reason
+    assert reason.startswith("HOOK_NAME_TAKEN: ")
+    assert "acme/a.b" in reason
+    assert hooks.pending.waiting() == 0
+    assert hooks.hear("4", event("a-b", **(DOT | {"content": B}))) is Verdict.QUEUED
+    elsewhere = [
+        event("a-b", namespace="team", **DASH),
+        event("a-b", content=B, source="s3://bucket/a-b", named_after="directory a-b"),
+        event("a-b", content=B, source="s3://bucket/other"),
+    ]
+    assert hooks.hear("5", *elsewhere) is Verdict.QUEUED
+    assert hooks.release() == 4
+
+
+def test_two_repositories_in_one_delivery_are_told_apart_too(hooks: Hooks) -> None:
+    """The first has the name; the delivery is queued for it, and says what was left out."""
+    heard = hooks.deliveries.hear("hub", "1", [event("a-b", **DOT), event("a-b", **DASH)])
+    assert (heard.verdict, heard.reason.partition(":")[0]) == (Verdict.QUEUED, "HOOK_NAME_TAKEN")
+    assert hooks.release() == 1
+
+
+def test_a_person_hands_a_name_over(hooks: Hooks) -> None:
+    """A repository that was renamed asks for its old name in vain until somebody redelivers what it asked for."""
+    assert hooks.hear("1", event("a-b", **DOT)) is Verdict.QUEUED
+    assert hooks.hear("2", event("a-b", **DASH)) is Verdict.IGNORED
+    assert hooks.hear("2", event("a-b", **DASH), again=True) is Verdict.QUEUED
+    assert hooks.hear("3", event("a-b", **(DASH | {"content": A}))) is Verdict.QUEUED
+    assert hooks.hear("4", event("a-b", **(DOT | {"content": "c" * 40}))) is Verdict.IGNORED

@@ -262,6 +262,16 @@ def test_a_full_queue_and_an_absent_server_end_the_round(registry: Registry) -> 
         rounds.resync.once()
 
 
+def test_repositories_whose_names_become_one_are_not_one_adapter(registry: Registry) -> None:
+    """The first one seen has the name; the other is left, with the reason, in every round."""
+    rounds, _ = shelved(registry, **{"a-b": A, "a.b": B})
+    assert rounds.sights() == ["queued", "left"]
+    assert rounds.end() == 1
+    [known, left] = rounds.resync.once()
+    assert (known.sight, left.sight, left.reason.partition(":")[0]) == (Sight.CURRENT, Sight.LEFT, "HOOK_NAME_TAKEN")
+    assert rounds.accept() == 0
+
+
 # Stores that do not answer
 
 

@@ -156,6 +156,26 @@ def test_rules_of_the_hub_make_name_base_labels_and_folder() -> None:
     assert (made.event.follow, made.event.supersede) == (Follow.MANUAL, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "one", "other", "are_one"),
+    [
+        ("{repo_name}", "acme/a.b", "acme/a-b", False),
+        ("{repo_name}", "acme/bot", "other/bot", False),
+        ("{owner}-bot", "acme/one", "acme/other", False),
+        ("bot", "acme/one", "acme/other", True),
+        ("{repo_name}", "acme/bot", "acme/bot", True),
+    ],
+)
+def test_two_repositories_share_an_adapter_only_where_a_rule_names_it(
+    name: str, one: str, other: str, are_one: bool
+) -> None:
+    """What a template makes of them belongs to the repository; a plain name is the operator's own word."""
+    rule = {"repo": "*", "base": "tiny-llama", "name": name}
+    [first], [second] = (read(hooks.hub(hooks.hub_push(repo, sha="1")), rule).events for repo in (one, other))
+    assert first.event.adapter == second.event.adapter
+    assert (first.named_after == second.named_after) is are_one
+
+
 @pytest.mark.parametrize("repo_name", ["text", "v3", "---", "_"])
 def test_a_name_that_cannot_be_made_legal_is_ignored(repo_name: str) -> None:
     """A repository called like a reserved word asks for nothing, and the reason names the rule that it breaks."""

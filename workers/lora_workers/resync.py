@@ -59,6 +59,9 @@ class Sight(StrEnum):
     """It cannot be had now; the next round looks again."""
 
 
+_SIGHTS: Final = {Verdict.QUEUED: Sight.QUEUED, Verdict.IGNORED: Sight.LEFT}
+
+
 @dataclass(frozen=True)
 class Seen:
     """One result of a round.
@@ -184,11 +187,10 @@ class Resync:
         clear, unclear = newest(found.heads)
         for head in clear:
             yield self._settle(name, head, self._deliveries.recall(head.event))
-        rivals: dict[str, list[tuple[Head, Recalled]]] = {}
+        rivals: dict[tuple[str, str], list[tuple[Head, Recalled]]] = {}
         for head in unclear:
-            adapter = head.event.event.adapter.qualified
-            rivals.setdefault(adapter, []).append((head, self._deliveries.recall(head.event)))
-        for adapter, known in rivals.items():
+            rivals.setdefault(head.adapter, []).append((head, self._deliveries.recall(head.event)))
+        for (adapter, _), known in rivals.items():
             unknown = [each for each in known if each[1].known is Known.NEW]
             if len(unknown) > 1:
                 yield self._note(name, f"{place} ({adapter})", Sight.LEFT, _said(hook_codes.WATCH_UNCLEAR))
@@ -209,8 +211,7 @@ class Resync:
         if known is Known.DEAD_LETTERED and self._times(name, delivery_id) >= MOST_REPEATS:
             return Seen(name, source, Sight.LEFT, _said(hook_codes.WATCH_GIVEN_UP), delivery_id)
         heard = self._deliveries.hear(name, delivery_id, [head.event], body=head.request)
-        sight = Sight.QUEUED if heard.verdict is Verdict.QUEUED else Sight.CURRENT
-        return Seen(name, source, sight, heard.reason, delivery_id)
+        return Seen(name, source, _SIGHTS.get(heard.verdict, Sight.CURRENT), heard.reason, delivery_id)
 
     def _times(self, name: str, delivery_id: str) -> int:
         try:

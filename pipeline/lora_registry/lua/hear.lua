@@ -1,9 +1,12 @@
 -- Take one authentic delivery of a hook: record it, and make pending what it asks for.
 -- requires: clock
--- KEYS  1 delivery  2 history of the hook  3 pending origins  4… for each origin: its hash, and who waits for it
+-- KEYS  1 delivery  2 history of the hook  3 pending origins  4 what adapters are named after
+--       5… for each origin: its hash, and who waits for it
 -- ARGV  1 key prefix  2 the delivery, as its key ends  3 retention in s  4 most origins pending
 --       5 deliveries kept in the history  6 '1' to ask in any case  7 why nothing is asked for  8 id of the delivery
---       9 its body  10… for each origin: its name, event (JSON), content, order, quiet in us, longest wait in us
+--       9 its body  10 what to say of a name that is another's
+--       11… for each origin: its name, event (JSON), content, order, quiet in us, longest wait in us, field of its
+--           adapter's name ('' if anything may have it), what that is named after
 -- Returns {'queued'|'duplicate'|'ignored', reason} or {'full'}.
 -- Atomic: the delivery is recorded and everything that it asks for is pending, or nothing is. Runs twice to the same end.
 local prefix, reference, forced = ARGV[1], ARGV[2], ARGV[6] == '1'
@@ -39,16 +42,30 @@ if not forced and is_served() then
   redis.call('HINCRBY', KEYS[1], 'times', 1)
   return {'duplicate', 'This delivery was queued before.'}
 end
-if redis.call('ZCARD', KEYS[3]) + (#KEYS - 3) / 2 > tonumber(ARGV[4]) then
+if redis.call('ZCARD', KEYS[3]) + (#KEYS - 4) / 2 > tonumber(ARGV[4]) then
   return {'full'}
 end
 
-local queued, repeated, late = 0, 0, 0
-for place = 0, (#KEYS - 5) / 2 do
-  local origin, waiting, at = KEYS[4 + 2 * place], KEYS[5 + 2 * place], 10 + 6 * place
+-- A name belongs to what it was first made of, until a person redelivers what another one asks for; says whose it is.
+local function name_taken_by(field, named_after)
+  local owner = field ~= '' and redis.call('HGET', KEYS[4], field)
+  if owner and owner ~= named_after and not forced then
+    return owner
+  elseif field ~= '' and owner ~= named_after then
+    redis.call('HSET', KEYS[4], field, named_after)
+  end
+  return nil
+end
+
+local queued, repeated, late, taken = 0, 0, 0, ''
+for place = 0, (#KEYS - 6) / 2 do
+  local origin, waiting, at = KEYS[5 + 2 * place], KEYS[6 + 2 * place], 11 + 8 * place
   local content, order = ARGV[at + 2], ARGV[at + 3]
   local held = redis.call('HMGET', origin, 'content', 'order', 'first_at', 'last_content', 'last_registration')
-  if not forced and order ~= '' and held[2] and is_earlier(order, held[2]) then
+  local owner = name_taken_by(ARGV[at + 6], ARGV[at + 7])
+  if owner then
+    taken = string.format('%s (%s)', ARGV[10], owner)
+  elseif not forced and order ~= '' and held[2] and is_earlier(order, held[2]) then
     late = late + 1
   elseif not forced and not held[1] and held[4] == content and held[5] ~= '' and not failed(held[5]) then
     repeated = repeated + 1
@@ -72,7 +89,9 @@ end
 
 local verdict, reason = 'ignored', ARGV[7]
 if queued > 0 then
-  verdict, reason = 'queued', ''
+  verdict, reason = 'queued', taken
+elseif taken ~= '' then
+  reason = taken
 elseif repeated > 0 then
   verdict, reason = 'duplicate', 'The same content was queued before.'
 elseif late > 0 then

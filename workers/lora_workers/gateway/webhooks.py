@@ -46,7 +46,7 @@ class HeardView(BaseModel):
 
     delivery_id: Annotated[str, Field(description="The sender's id of it, or one that it was given here.")]
     verdict: Verdict
-    reason: Annotated[str, Field(description="Why it is ignored, or a duplicate.")]
+    reason: Annotated[str, Field(description="Why it is ignored, a duplicate, or not queued whole.")]
 
 
 def hook_router(services: Services, *, fetcher: Fetcher | None = None, clock: Clock = time.time) -> APIRouter:

@@ -39,6 +39,11 @@ class Head:
     request: str
     rank: float = 0.0
 
+    @property
+    def adapter(self) -> tuple[str, str]:
+        """Which adapter it leads to, and what that is named after: heads that differ in either are no rivals."""
+        return self.event.event.adapter.qualified, self.event.named_after
+
 
 def heads_of_repo(hook: HubHook, repo: str, refs: Mapping[str, str], *, quiet_s: float) -> list[Head]:
     """The heads of a repository.
@@ -78,9 +83,9 @@ def heads_of_bucket(hook: S3Hook, bucket: str, objects: Iterable[StoredObject], 
 
 def newest(heads: Sequence[Head]) -> tuple[list[Head], list[Head]]:
     """Those that count, one for each adapter; and those of which nobody knows which is newer."""
-    of_adapter: dict[str, list[Head]] = defaultdict(list)
+    of_adapter: dict[tuple[str, str], list[Head]] = defaultdict(list)
     for head in heads:
-        of_adapter[head.event.event.adapter.qualified].append(head)
+        of_adapter[head.adapter].append(head)
     clear: list[Head] = []
     unclear: list[Head] = []
     for rivals in of_adapter.values():

@@ -32,12 +32,14 @@ class Said:
         content: what is there now, such as a commit.
         order: see `HookEvent.order`.
         labels: labels that the sender gives.
+        thing: what this is about as a whole, where its name alone does not tell it from others: a repository.
     """
 
     names: Mapping[str, str]
     content: str
     order: str = ""
     labels: Mapping[str, str] | None = None
+    thing: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Rule(BaseModel):
     """How one thing that a sender says becomes an event; the first rule of a hook that fits it counts.
 
     Attributes:
-        name: template of the adapter's name; what is not legal in it is replaced by `-`.
+        name: template of the adapter's name; what is not legal in it is replaced by `-`. Two things whose names become
+            the same one are not one adapter, unless the template is a plain name.
         base: template of the base model's name.
         source: template of the URL where the adapter is.
         sources: patterns of which the URL must fit one; empty: any that the namespace allows.
@@ -70,6 +73,8 @@ class Rule(BaseModel):
     """
 
     PLACEHOLDERS: ClassVar[frozenset[str]] = frozenset()
+    THING: ClassVar[str] = "name"
+    """What `name` is made of."""
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
@@ -95,7 +100,8 @@ class Rule(BaseModel):
         Raises:
             Ignored: what it makes is no legal event, or the source is not allowed.
         """
-        name = adapter_name(render(self.name, said.names))
+        text = render(self.name, said.names)
+        name = adapter_name(text)
         source = render(self.source, said.names)
         if not source:
             raise Ignored("It says no place where an adapter could be.")
@@ -116,7 +122,8 @@ class Rule(BaseModel):
         except (InvalidName, ValidationError) as error:
             why = describe_validation_error(error) if isinstance(error, ValidationError) else error.message
             raise Ignored(f"No legal event can be made of it: {why}") from error
-        return HookEvent(event, said.content[:500], said.order, quiet_s)
+        named_after = "" if text == self.name else " ".join(filter(None, (self.THING, said.thing, text[:500])))
+        return HookEvent(event, said.content[:500], said.order, quiet_s, named_after)
 
 
 class Hook(BaseModel):

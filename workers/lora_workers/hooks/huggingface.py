@@ -41,6 +41,7 @@ class HubRule(Rule):
     PLACEHOLDERS: ClassVar = frozenset(
         {"repo", "owner", "repo_name", "ref", "ref_name", "revision", "subfolder", "in_subfolder"}
     )
+    THING: ClassVar = "repository"
 
     repo: Glob
     refs: tuple[Glob, ...] = ("refs/heads/main",)
@@ -122,7 +123,7 @@ class HubHook(Hook):
             "in_subfolder": f"/{rule.subfolder}" if rule.subfolder else "",
         }
         try:
-            return rule.event(Said(names, moved.newSha), namespace=self.namespace, quiet_s=quiet_s)
+            return rule.event(Said(names, moved.newSha, thing=repo), namespace=self.namespace, quiet_s=quiet_s)
         except Ignored as error:
             return error.message
 

@@ -37,6 +37,7 @@ class MlflowRule(Rule):
     """
 
     PLACEHOLDERS: ClassVar = frozenset({"model", "alias", "version", "place", "tag."})
+    THING: ClassVar = "model"
 
     model: Glob
     aliases: tuple[Glob, ...] = ()

@@ -37,6 +37,7 @@ class S3Rule(Rule):
     """
 
     PLACEHOLDERS: ClassVar = frozenset({"bucket", "directory", "directory_name", "parent_name", "in_directory"})
+    THING: ClassVar = "directory"
 
     bucket: Glob
     directory: Annotated[str, StringConstraints(max_length=500)] = "*"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import ModuleType
 
 from lora_registry import (
@@ -16,6 +17,7 @@ from lora_registry import (
     source_codes,
 )
 from lora_registry.code import Code
+from lora_registry.findings import Finding
 
 
 def _codes_of(*modules: ModuleType) -> dict[str, Code]:
@@ -27,3 +29,8 @@ CODES = _codes_of(codes, namespace_codes, hook_codes, source_codes, file_codes, 
 
 ENGINE_CODES = _codes_of(engine_codes)
 """Those of the reasons of an engine's verdict."""
+
+
+def may_pass(findings: Iterable[Finding]) -> bool:
+    """Whether a rejection with these findings may be none later, though the adapter stays as it is."""
+    return any(CODES[each.code].may_pass for each in findings if each.code in CODES)

@@ -16,12 +16,14 @@ class Code:
         severity: weight of every finding with this code.
         cause: one sentence; the message of a finding that brings no closer one.
         remedy: one sentence: what the publisher does about it.
+        may_pass: whether the cause can go away while the adapter stays as it is.
     """
 
     code: str
     severity: Severity
     cause: str
     remedy: str
+    may_pass: bool = False
 
     def finding(
         self,
@@ -47,6 +49,11 @@ class Code:
 def error(code: str, cause: str, remedy: str) -> Code:
     """A code whose findings reject."""
     return Code(code, Severity.ERROR, cause, remedy)
+
+
+def obstacle(code: str, cause: str, remedy: str) -> Code:
+    """A code whose findings reject for what lies around the adapter: the same one may be accepted later."""
+    return Code(code, Severity.ERROR, cause, remedy, may_pass=True)
 
 
 def warning(code: str, cause: str, remedy: str) -> Code:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lora_registry.code import error
+from lora_registry.code import error, obstacle
 
 # Names and the request
-BASE_UNKNOWN = error(
+BASE_UNKNOWN = obstacle(
     "BASE_UNKNOWN",
     "No base model of that name is registered.",
     "Register it with `lora-registry base add NAME SOURCE`.",
@@ -25,7 +25,7 @@ EVENT_MALFORMED = error(
     "The queued event cannot be read.",
     "Publish events with RegistrationClient or the HTTP gateway.",
 )
-VERSION_TAKEN = error(
+VERSION_TAKEN = obstacle(
     "VERSION_TAKEN",
     "The version number of this registration is taken by another one.",
     "Submit the event again; it gets a new number.",

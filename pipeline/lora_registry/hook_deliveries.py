@@ -13,12 +13,15 @@ from typing import Any, Final
 import redis
 
 from lora_registry import scripts
+from lora_registry.all_codes import may_pass
 from lora_registry.code import Code
 from lora_registry.connection import command
 from lora_registry.errors import NotFound, QueueFull
+from lora_registry.findings import Severity
 from lora_registry.hook_codes import HOOK_NAME_TAKEN
 from lora_registry.hook_events import LONGEST_WAIT, HookEvent
 from lora_registry.keys import Keys
+from lora_registry.registrations import load_findings
 from lora_registry.settings import Settings
 
 _US_PER_S: Final = 1_000_000
@@ -90,6 +93,7 @@ class Known(StrEnum):
     NEW = "new"
     CURRENT = "current"
     REFUSED = "refused"
+    HINDERED = "hindered"
     DEAD_LETTERED = "dead-lettered"
 
 
@@ -107,12 +111,17 @@ class Recalled:
     """What is known of a content.
 
     Attributes:
-        known: what became of it; `CURRENT` is published, unchanged, or on its way.
+        known: what became of it; `CURRENT` is published, unchanged, or on its way; `HINDERED` was rejected for what may
+            pass, `REFUSED` for what it is.
         registration_id: the last registration from its origin, of this content or another; empty if there is none.
+        codes: of a rejected one: what it was rejected for.
+        ended_s: of a rejected one: how many seconds ago that was.
     """
 
     known: Known
     registration_id: str = ""
+    codes: tuple[str, ...] = ()
+    ended_s: float = 0.0
 
 
 class HookDeliveries:
@@ -201,8 +210,14 @@ class HookDeliveries:
         """
         keys, settings = [self._keys.origin(event.origin)], self._settings
         args: list[str | int] = [settings.key_prefix, event.content, settings.retention_s]
-        state, registration_id = scripts.call(self._redis, "recall", keys=keys, args=args)
-        return Recalled(_KNOWN.get(state, Known.CURRENT), registration_id)
+        state, registration_id, *rejection = scripts.call(self._redis, "recall", keys=keys, args=args)
+        known = _KNOWN.get(state, Known.CURRENT)
+        if not rejection:
+            return Recalled(known, registration_id)
+        findings = load_findings(rejection[0])
+        known = Known.HINDERED if may_pass(findings) else known
+        codes = tuple(dict.fromkeys(each.code for each in findings if each.severity is Severity.ERROR))
+        return Recalled(known, registration_id, codes, int(rejection[1]) / _US_PER_S)
 
     def note_refusal(self, hook: str, code: Code, reason: str) -> None:
         """Note that a delivery was refused, and nothing else of it.

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from lora_registry import file_codes, namespace_codes, source_codes
+from lora_registry.code import Code
 from lora_registry.connection import connect
 from lora_registry.errors import QueueFull, RateLimited, RedisUnavailable, Transient
 from lora_registry.hook_deliveries import HookDeliveries, Verdict
@@ -69,15 +71,20 @@ class Round:
         """Take what is pending to the inbox: number of events."""
         return self.pending.release(self.registry.inbox)
 
-    def end(self, outcome: Outcome | None = None) -> int:
+    def end(self, outcome: Outcome | None = None, *codes: Code) -> int:
         """Accept what is pending and let it end, published by default: number of events."""
         count = self.accept()
         for lease in self.registry.advance(Stage.PUBLISH if outcome is None else Stage.ALLOCATE).values():
             if outcome is None:
                 self.registry.publish(lease)
             else:
-                self.registry.ledger.finish(lease, outcome)
+                self.registry.ledger.finish(lease, outcome, tuple(code.finding() for code in codes))
         return count
+
+    def pass_time(self, seconds: float) -> None:
+        """Make everything that ended have ended earlier."""
+        for key in self.registry.client.scan_iter(self.registry.keys.registration("*")):
+            self.registry.client.hincrby(key, "finished_at", -int(seconds * 1_000_000))
 
 
 @dataclass
@@ -188,13 +195,34 @@ def test_rejected_content_is_left_until_it_changes(registry: Registry) -> None:
     """The same bytes would be rejected again; new ones are asked for, and a person may have the old ones read again."""
     rounds, shelf = shelved(registry, bot=A)
     rounds.look()
-    rounds.end(Outcome.REJECTED)
+    rounds.end(Outcome.REJECTED, file_codes.WEIGHTS_TRUNCATED)
     for _ in range(3):
         [seen] = rounds.resync.once()
-        assert (seen.sight, "was rejected" in seen.reason) == (Sight.LEFT, True)
+        assert (seen.sight, "was rejected: WEIGHTS_TRUNCATED" in seen.reason) == (Sight.LEFT, True)
+        rounds.pass_time(100 * 86_400)
     assert rounds.accept() == 0
     shelf.repos["acme/bot"] = {"refs/heads/main": B}
     assert (rounds.sights(), rounds.end()) == (["queued"], 1)
+
+
+def test_content_that_was_rejected_for_what_may_pass_is_asked_for_after_growing_pauses(registry: Registry) -> None:
+    """The quota has room again one day, or the gate opens, and no webhook says so; the pauses double up to a day."""
+    rounds, shelf = shelved(registry.with_settings(resync_interval_s=1000.0), bot=A)
+    assert rounds.sights() == ["queued"]
+    for pause_s in (1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 86_400, 86_400):
+        rounds.end(Outcome.REJECTED, namespace_codes.QUOTA_VERSIONS_PER_DAY)
+        rounds.pass_time(pause_s - 60)
+        [seen] = rounds.resync.once()
+        assert (seen.sight, "QUOTA_VERSIONS_PER_DAY. It is asked for again in" in seen.reason) == (Sight.LEFT, True)
+        rounds.pass_time(60)
+        assert rounds.sights() == ["queued"]
+    assert (rounds.end(), rounds.sights()) == (1, ["current"])
+    shelf.repos["acme/bot"] = {"refs/heads/main": B}
+    assert rounds.sights() == ["queued"]
+    rounds.end(Outcome.REJECTED, source_codes.HUB_GATED)
+    rounds.pass_time(1000)
+    assert rounds.sights() == ["queued"]  # new content begins with the shortest pause
+    rounds.end()
 
 
 def test_an_event_that_was_refused_is_left(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_registry import fit_codes
-from lora_registry.all_codes import CODES, ENGINE_CODES
+from lora_registry import codes, file_codes, fit_codes, source_codes
+from lora_registry.all_codes import CODES, ENGINE_CODES, may_pass
 from lora_registry.code import Code
 from lora_registry.findings import Finding, Severity
 
@@ -52,9 +52,20 @@ def test_every_code_is_in_the_list() -> None:
     declared = [
         line
         for path in MODULES_OF_CODES
-        for line in re.findall(r"^[A-Z_]+ = (?:error|warning|info)\(", path.read_text(), re.M)
+        for line in re.findall(r"^[A-Z_]+ = (?:error|obstacle|warning|info)\(", path.read_text(), re.M)
     ]
     assert len(declared) == len(CODES) + len(ENGINE_CODES)
+
+
+def test_what_an_adapter_is_does_not_pass() -> None:
+    """A rejection for what lies around the adapter may be none later; one for its own bytes stays one."""
+    about_bytes = [
+        each for module in (file_codes, fit_codes) for each in vars(module).values() if isinstance(each, Code)
+    ]
+    assert not may_pass(each.finding() for each in about_bytes)
+    assert may_pass([codes.BASE_UNKNOWN.finding()])
+    assert may_pass([file_codes.FILE_MISSING.finding(), source_codes.SOURCE_INCOMPLETE.finding()])
+    assert not may_pass([Finding(code="OF_A_LATER_RELEASE", severity=Severity.ERROR)])
 
 
 def test_causes_are_all_different() -> None:

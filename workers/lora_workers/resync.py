@@ -22,12 +22,14 @@ from lora_registry import hook_codes
 from lora_registry.code import Code
 from lora_registry.errors import NotFound, RateLimited, RegistryError, Rejected, Transient
 from lora_registry.hook_deliveries import HookDeliveries, Known, Recalled, Verdict
-from lora_registry.settings import Settings
+from lora_registry.settings import SECONDS_PER_DAY, Settings
 from lora_workers.hooks.heads import Head, newest
 from lora_workers.watched_places import Found, WatchingHook
 
 MOST_REPEATS: Final = 3
 """How often a content is asked for again whose registrations were dead-lettered."""
+LONGEST_PAUSE_S: Final = float(SECONDS_PER_DAY)
+"""Content that was rejected for what may pass, such as a quota, is asked for again after pauses that double to this."""
 _PATIENCE: Final = 3
 """So many places of a hook in a row that cannot be looked at end its round: the store is away."""
 _RETRY_S: Final = 5.0
@@ -199,19 +201,28 @@ class Resync:
                 yield self._settle(name, head, recalled)
 
     def _settle(self, name: str, head: Head, recalled: Recalled) -> Seen:
-        """Ask for what is new, and a few times for what failed by no fault of its own."""
+        """Ask for what is new, and now and then for what failed by no fault of its own."""
         source, known = head.event.event.source, recalled.known
         if known is Known.CURRENT:
             return Seen(name, source, Sight.CURRENT)
         if known is Known.REFUSED:
-            told = f"Its registration {recalled.registration_id} was rejected." if recalled.registration_id else ""
-            return Seen(name, source, Sight.LEFT, told or "Its event was refused.")
-        after = recalled.registration_id if known is Known.NEW else "again"
+            told = _rejected(recalled) if recalled.registration_id else "Its event was refused."
+            return Seen(name, source, Sight.LEFT, told)
+        after = {Known.DEAD_LETTERED: "again", Known.HINDERED: "later"}.get(known, recalled.registration_id)
         delivery_id = _delivery_id(source, head.event.origin, head.event.content, after)
         if known is Known.DEAD_LETTERED and self._times(name, delivery_id) >= MOST_REPEATS:
             return Seen(name, source, Sight.LEFT, _said(hook_codes.WATCH_GIVEN_UP), delivery_id)
+        if known is Known.HINDERED:
+            left_s = self._pause_s(name, delivery_id) - recalled.ended_s
+            if left_s > 0:
+                told = f"{_rejected(recalled)} It is asked for again in {left_s:.0f} s."
+                return Seen(name, source, Sight.LEFT, told)
         heard = self._deliveries.hear(name, delivery_id, [head.event], body=head.request)
         return Seen(name, source, _SIGHTS.get(heard.verdict, Sight.CURRENT), heard.reason, delivery_id)
+
+    def _pause_s(self, name: str, delivery_id: str) -> float:
+        doubled = min(self._times(name, delivery_id), 20)
+        return min(self._settings.resync_interval_s * 2.0**doubled, LONGEST_PAUSE_S)
 
     def _times(self, name: str, delivery_id: str) -> int:
         try:
@@ -261,6 +272,10 @@ def _stop_signals() -> Callable[[], bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: received.append(number))
     return lambda: bool(received)
+
+
+def _rejected(recalled: Recalled) -> str:
+    return f"Its registration {recalled.registration_id} was rejected: {', '.join(recalled.codes)}."
 
 
 def _said(code: Code) -> str:

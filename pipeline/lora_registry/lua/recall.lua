@@ -1,8 +1,9 @@
 -- Say what became of a content of one origin, and remember it for another while: whoever asks has just seen it there.
+-- requires: clock
 -- KEYS  1 origin
 -- ARGV  1 key prefix  2 content  3 retention in s
 -- Returns {state, last registration}; the state is 'new', 'pending', 'refused', or the outcome of that registration
---         ('' while it has none).
+--         ('' while it has none), and with 'rejected' come its findings (JSON) and how many us ago that was.
 -- Atomic: one look. Runs twice to the same end.
 local held = redis.call('HMGET', KEYS[1], 'content', 'last_content', 'last_registration')
 local registration = held[3] or ''
@@ -16,4 +17,8 @@ end
 if registration == '' then
   return {'refused', ''}
 end
-return {redis.call('HGET', ARGV[1] .. ':ledger:registration:' .. registration, 'outcome') or '', registration}
+local ended = redis.call('HMGET', ARGV[1] .. ':ledger:registration:' .. registration, 'outcome', 'findings', 'finished_at')
+if ended[1] == 'rejected' then
+  return {'rejected', registration, ended[2] or '[]', string.format('%.0f', now_us() - tonumber(ended[3]))}
+end
+return {ended[1] or '', registration}

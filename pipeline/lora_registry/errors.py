@@ -11,6 +11,7 @@
     │   ├── ArtifactBusy
     │   ├── QueueFull
     │   ├── RateLimited
+    │   ├── SourceTooSlow
     │   ├── CanaryEngineUnfit  the canary engine cannot judge now: that blames no adapter
     │   ├── ProcessUnfit    … and only in another process: record, then end this one
     │   └── Deferred        not there yet: looked at again at no cost, and rejected when its time is up
@@ -125,6 +126,13 @@ class RateLimited(Transient):
     def __init__(self, message: str | None = None, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class SourceTooSlow(Transient):
+    """The place answers so slowly that finding the adapter there took longer than it may."""
+
+    code = "SOURCE_TOO_SLOW"
+    remedy = "Nothing: it is retried. If it lasts, move the adapter, or raise LORA_REGISTRY_RESOLVE_TIME_LIMIT_S."
 
 
 class Deferred(Transient):

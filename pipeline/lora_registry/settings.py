@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     """How long a registration stays with a worker, or an open promotion with its promoter, without a sign of life."""
     stage_time_limit_s: Seconds = 600.0
     """Longest run of one task; a worker process that exceeds it is killed."""
+    resolve_time_limit_s: Seconds = 120.0
+    """Longest look for an adapter at its place: then the registration is tried again later, and another one now."""
     sweep_interval_s: Seconds = 1.0
     wake_timeout_s: Seconds = 5.0
     """After so long without a claim a wake-up counts as lost and is sent again (then after twice as long, …)."""

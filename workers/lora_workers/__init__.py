@@ -2,6 +2,7 @@
 
 entry, cli/          the command line `lora-registry`; extras: which optional parts are installed
 celery_app, tasks    Celery: wake-ups in, one stage's work done
+time_limit             … within a time, whatever it waits for
 dispatcher, worker   takes events into the ledger, sweeps, admits servers; consumes the stages' queues
 installation         `lora-registry up`: a server and all processes on one machine, out of
 supervisor, embedded   … processes that are restarted when they die or stall, and a Valkey server

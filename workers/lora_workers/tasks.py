@@ -17,7 +17,7 @@ from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog import Catalog
 from lora_registry.connection import connect
 from lora_registry.engine_profiles import find_profiles
-from lora_registry.errors import ProcessUnfit
+from lora_registry.errors import ProcessUnfit, SourceTooSlow
 from lora_registry.leases import LeaseKeeper
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.lifecycle import Lifecycle
@@ -41,6 +41,7 @@ from lora_workers.linear_patterns import linear_time_patterns
 from lora_workers.logs import log_to_stderr
 from lora_workers.mlflow_registry import MlflowRegistry
 from lora_workers.sources import open_sources
+from lora_workers.time_limit import time_limit
 
 _BUDGET_S = 10.0
 _UNFIT = 70
@@ -103,13 +104,24 @@ class Station:
         )
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
-            Stage.RESOLVE: partial(
-                resolve, source=source, policies=Policies(self._client, settings), catalog=catalog, locate=locate
+            Stage.RESOLVE: self._resolve_in_time(
+                partial(
+                    resolve, source=source, policies=Policies(self._client, settings), catalog=catalog, locate=locate
+                )
             ),
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store, ledger=ledger),
             Stage.CANARY: self._try_on_engine,
             Stage.PUBLISH: partial(publish, ledger=ledger, catalog=catalog),
         }
+
+    def _resolve_in_time(self, perform: Perform) -> Perform:
+        limit_s = self._settings.resolve_time_limit_s
+
+        def limited(lease: Lease) -> Mapping[str, str | int] | None:
+            with time_limit(limit_s, SourceTooSlow(f"nothing was found within {limit_s:g} s")):
+                return perform(lease)
+
+        return limited
 
     def _start_numeric_pass(self, config: AdapterConfig, base: BaseProfile, *, size_bytes: int) -> NumericPass:
         return self._numeric_checks(config, base, size_bytes=size_bytes)

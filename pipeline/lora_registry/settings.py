@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     """The same for each adapter's version numbers."""
     max_lora_rank: Annotated[int, Field(gt=0)] = 512
     """Largest rank that any engine serves. Source: vLLM 0.33.0, vllm/config/lora.py:27-89 (MaxLoRARanks)."""
+    max_adapter_bytes: Annotated[int, Field(gt=0)] = 64 * 1024**3
+    """Largest weights that are copied at all. The largest adapters that engines serve are less than half: rank 512 on
+    every linear layer of a 70B model in float32, or rank 64 on all experts of a 235B one in bfloat16, is 26 GB."""
 
     hooks_file: Path | None = None
     """TOML or JSON file of the webhooks that the gateway takes; None: none."""

@@ -38,6 +38,11 @@ SOURCE_CHANGED = obstacle(
     "The file changed after it was resolved.",
     "Register again once writing is finished; write a new directory instead of changing an old one.",
 )
+ADAPTER_TOO_LARGE = error(
+    "ADAPTER_TOO_LARGE",
+    "The weights are larger than any adapter may be here; nothing of them was copied.",
+    "Check that this is no whole model; train with a smaller rank, or raise LORA_REGISTRY_MAX_ADAPTER_BYTES.",
+)
 
 # Uploads that are not finished
 SOURCE_INCOMPLETE = obstacle(

@@ -181,7 +181,7 @@ def test_a_commit_of_the_readme_needs_no_quota(
     def resolved() -> Lease:
         registry.submit("bot", namespace="team", source=f"hf://{repo}")
         (lease,) = registry.advance(Stage.RESOLVE).values()
-        left = resolve(lease, source=source, policies=policies, catalog=registry.catalog)
+        left = resolve(lease, source=source, policies=policies, catalog=registry.catalog, max_adapter_bytes=1 << 30)
         registry.ledger.complete(lease, left)
         (lease,) = registry.claim(Stage.VALIDATE)
         registry.ledger.complete(lease, judged())

@@ -56,7 +56,10 @@ def judged_by_the_stage(registry: Registry, adapter: Path, directory: Path) -> t
     registry.submit(source=str(adapter), base_model=BASE)
     [lease] = registry.advance(Stage.RESOLVE).values()
     policies = Policies(registry.client, registry.settings)
-    registry.ledger.complete(lease, resolve(lease, source=source, policies=policies, catalog=registry.catalog))
+    left_by_resolve = resolve(
+        lease, source=source, policies=policies, catalog=registry.catalog, max_adapter_bytes=1 << 30
+    )
+    registry.ledger.complete(lease, left_by_resolve)
     [lease] = registry.claim(Stage.VALIDATE)
     try:
         left = validate(

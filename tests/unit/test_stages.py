@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -382,11 +383,19 @@ def test_names_of_other_namespaces_are_no_base_names() -> None:
 # Resolve
 
 
-def run_resolve(source: MemorySource, policy: NamespacePolicy | None = None) -> dict[str, str | int]:
+def run_resolve(
+    source: MemorySource, policy: NamespacePolicy | None = None, *, max_adapter_bytes: int = 1 << 30
+) -> dict[str, str | int]:
     """Resolve a registration from URL in a namespace with this policy."""
     policies: Any = MemoryPolicies(policy)
     catalog: Any = MemoryCatalog()
-    return resolve(make_lease(Stage.RESOLVE), source=source, policies=policies, catalog=catalog)
+    return resolve(
+        make_lease(Stage.RESOLVE),
+        source=source,
+        policies=policies,
+        catalog=catalog,
+        max_adapter_bytes=max_adapter_bytes,
+    )
 
 
 def test_resolve_reads_with_the_credential_of_the_namespace() -> None:
@@ -419,11 +428,12 @@ def test_resolve_asks_another_registry_what_a_name_means() -> None:
 
     made = make_lease(Stage.RESOLVE)
     lease = replace(made, registration=replace(made.registration, source="mlflow://support-bot@champion"))
-    assert resolve(lease, source=source, policies=allowed, catalog=catalog, locate=locate)
+    ask = partial(resolve, lease, source=source, catalog=catalog, max_adapter_bytes=1 << 30, locate=locate)
+    assert ask(policies=allowed)
     assert asked == ["mlflow://support-bot@champion"]
     elsewhere: Any = MemoryPolicies(NamespacePolicy(namespace="default", sources=({"prefix": "s3://other"},)))  # type: ignore[arg-type]
     with pytest.raises(Rejected):
-        resolve(lease, source=source, policies=elsewhere, catalog=catalog, locate=locate)
+        ask(policies=elsewhere)
 
 
 def test_an_adapter_larger_than_its_namespaces_quota_is_not_copied() -> None:
@@ -435,6 +445,15 @@ def test_an_adapter_larger_than_its_namespaces_quota_is_not_copied() -> None:
     with pytest.raises(Rejected) as rejected:
         run_resolve(source, tighter)
     assert codes_of(rejected.value.findings) == ["QUOTA_BYTES"]
+
+
+def test_an_adapter_larger_than_any_may_be_is_not_copied() -> None:
+    """By the size that its place lists; nothing of it is read."""
+    source = MemorySource(config=b"{}", weights=b"weights")
+    assert run_resolve(source, max_adapter_bytes=7)
+    with pytest.raises(Rejected) as rejected:
+        run_resolve(source, max_adapter_bytes=6)
+    assert codes_of(rejected.value.findings) == ["ADAPTER_TOO_LARGE"]
 
 
 def test_resolve_leaves_the_pinned_source() -> None:

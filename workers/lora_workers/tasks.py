@@ -95,6 +95,7 @@ class Station:
         source, store = open_sources(settings), open_artifact_store(settings)
         store.remove_stale_staging()
         locate = MlflowRegistry(settings.mlflow_url, Credentials(settings.credentials_file)).locate
+        look = partial(resolve, locate=locate, max_adapter_bytes=settings.max_adapter_bytes)
         judge = partial(
             validate,
             max_lora_rank=settings.max_lora_rank,
@@ -105,9 +106,7 @@ class Station:
         return {
             Stage.ALLOCATE: partial(allocate, ledger=ledger, catalog=catalog),
             Stage.RESOLVE: self._resolve_in_time(
-                partial(
-                    resolve, source=source, policies=Policies(self._client, settings), catalog=catalog, locate=locate
-                )
+                partial(look, source=source, policies=Policies(self._client, settings), catalog=catalog)
             ),
             Stage.VALIDATE: partial(judge, catalog=catalog, source=source, store=store, ledger=ledger),
             Stage.CANARY: self._try_on_engine,

@@ -20,7 +20,7 @@ from lora_registry.policies import Policies
 from lora_registry.readiness import deferred
 from lora_registry.registrations import Registration
 from lora_registry.safetensors_header import read_header
-from lora_registry.sources import PinnedSource, Source
+from lora_registry.sources import PinnedFile, PinnedSource, Source
 
 _MAY_PASS = {file_codes.WEIGHTS_TRUNCATED.code, source_codes.SOURCE_CHANGED.code}
 """What a file in the making looks like."""
@@ -36,7 +36,13 @@ Raises:
 
 
 def resolve(
-    lease: Lease, *, source: Source, policies: Policies, catalog: Catalog, locate: Locate | None = None
+    lease: Lease,
+    *,
+    source: Source,
+    policies: Policies,
+    catalog: Catalog,
+    max_adapter_bytes: int,
+    locate: Locate | None = None,
 ) -> dict[str, str | int]:
     """Pin the registration's source, with the credential that the namespace's policy gives for it.
 
@@ -56,6 +62,7 @@ def resolve(
     rule = policies.check_source(registration.adapter, url)
     pinned = source.resolve(url, credential=rule.credential)
     check_pinned(rule, pinned)
+    _check_size(pinned.weights, limit_bytes=max_adapter_bytes)
     try:
         policies.check_quotas(registration.adapter, size_bytes=pinned.weights.size_bytes)
     except Rejected:
@@ -64,6 +71,13 @@ def resolve(
     if pinned.may_grow_s:
         _check_whole(pinned, source)
     return {"pinned": replace(pinned, url=pinned.url or url).to_json()}
+
+
+def _check_size(weights: PinnedFile, *, limit_bytes: int) -> None:
+    if weights.size_bytes > limit_bytes:
+        actual = f"{weights.size_bytes} bytes"
+        finding = source_codes.ADAPTER_TOO_LARGE.finding(weights.name, expected=f"at most {limit_bytes}", actual=actual)
+        raise Rejected(finding.message, findings=(finding,))
 
 
 def _is_current(registration: Registration, pinned: PinnedSource, source: Source, catalog: Catalog) -> bool:

@@ -61,7 +61,8 @@ def test_the_plain_form_prints_the_token_on_a_line_of_its_own(registry: Registry
         ("token", "create", "--scope", "read", "--namespace", "No Name"),
         ("namespace", "set", "team"),
         ("namespace", "set", "team", "--source", "s3://"),
-        ("namespace", "set", "team", "--source", "s3://bucket=not a name"),
+        ("namespace", "set", "team", "--source", "s3://bucket::not a name"),
+        ("namespace", "set", "team", "--source", "s3://bucket::a::b"),
         ("namespace", "set", "v1", "--any-source"),
         ("namespace", "set", "team", "--any-source", "--max-bytes", "-1"),
     ],
@@ -83,7 +84,7 @@ def test_a_namespace_that_is_not_there_ends_with_1(run: Run, command: str) -> No
 
 def test_a_policy_is_set_shown_listed_and_removed(registry: Registry, run: Run) -> None:
     """With prefixes, credentials and quotas, and what of them is used."""
-    arguments = ("--source", "s3://bucket/team=minio", "--source", "hf://org", "--max-adapters", "3")
+    arguments = ("--source", "s3://bucket/team::minio", "--source", "hf://org", "--max-adapters", "3")
     assert run("namespace", "set", "team", *arguments).exit_code == 0
     registry.register("bot", content="one", namespace="team")
     shown = json.loads(run("namespace", "show", "team", "--json").stdout)
@@ -98,3 +99,30 @@ def test_a_policy_is_set_shown_listed_and_removed(registry: Registry, run: Run) 
     assert json.loads(run("namespace", "list", "--json").stdout)[0]["namespace"] == "team"
     assert run("namespace", "remove", "team").exit_code == 0
     assert Policies(registry.client, registry.settings).all() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("s3://bucket/env=prod::", ("s3://bucket/env=prod", "")),
+        ("s3://bucket/env=prod::minio", ("s3://bucket/env=prod", "minio")),
+        ("s3://bucket/team", ("s3://bucket/team", "")),
+    ],
+)
+def test_a_place_and_its_credential_cannot_be_confused(
+    registry: Registry, run: Run, text: str, rule: tuple[str, str]
+) -> None:
+    """Directories are called `env=prod` in many buckets: what is no credential is not taken for one."""
+    assert run("namespace", "set", "team", "--source", text).exit_code == 0
+    [set_] = Policies(registry.client, registry.settings).get("team").sources
+    assert (set_.prefix, set_.credential) == rule
+
+
+def test_an_equals_sign_that_may_mean_either_is_refused(registry: Registry, run: Run) -> None:
+    """The message has both ways to write it."""
+    refused = run("namespace", "set", "team", "--source", "s3://bucket/env=prod")
+    assert refused.exit_code == 2
+    said = " ".join(refused.output.replace("│", " ").split())
+    assert "s3://bucket/env::prod" in said
+    assert "s3://bucket/env=prod::" in said
+    assert registry.client.exists(registry.keys.policies) == 0

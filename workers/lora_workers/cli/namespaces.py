@@ -28,7 +28,7 @@ def set_policy(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PREFIX[=CREDENTIAL]", help="Where it may register from, and with which credential; repeatable."
+            metavar="PREFIX[::CREDENTIAL]", help="Where it may register from, and with which credential; repeatable."
         ),
     ] = None,
     any_source: Annotated[
@@ -102,7 +102,11 @@ def _open() -> Policies:
 
 
 def _parse_rule(text: str) -> SourceRule:
-    prefix, _, credential = text.partition("=")
+    prefix, separator, credential = text.partition("::")  # no place has that in it
+    if "=" in text and not separator:
+        place, _, name = text.rpartition("=")
+        reason = f"a credential is named by {place}::{name}; if '=' belongs to the place, write {text}::"
+        raise typer.BadParameter(reason, param_hint="--source")
     return SourceRule(prefix=prefix, credential=credential)
 
 

@@ -122,12 +122,14 @@ class SourceRule(BaseModel):
     Attributes:
         prefix: such as `s3://bucket/team`, `hf://org` or `/adapters/team`; empty: whatever the settings allow.
         credential: name of the credential that goes with it; empty for none. The credential itself only workers read.
+        needs_marker: whether the marker file must lie beside an adapter there.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     prefix: Annotated[str, StringConstraints(max_length=2048)] = ""
     credential: CredentialName = ""
+    needs_marker: bool = False
 
     @field_validator("prefix")
     @classmethod

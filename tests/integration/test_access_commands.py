@@ -63,6 +63,7 @@ def test_the_plain_form_prints_the_token_on_a_line_of_its_own(registry: Registry
         ("namespace", "set", "team", "--source", "s3://"),
         ("namespace", "set", "team", "--source", "s3://bucket::not a name"),
         ("namespace", "set", "team", "--source", "s3://bucket::a::b"),
+        ("namespace", "set", "team", "--source", "s3://bucket/team", "--marker-from", "s3://bucket"),
         ("namespace", "set", "v1", "--any-source"),
         ("namespace", "set", "team", "--any-source", "--max-bytes", "-1"),
     ],
@@ -84,17 +85,17 @@ def test_a_namespace_that_is_not_there_ends_with_1(run: Run, command: str) -> No
 
 def test_a_policy_is_set_shown_listed_and_removed(registry: Registry, run: Run) -> None:
     """With prefixes, credentials and quotas, and what of them is used."""
-    arguments = ("--source", "s3://bucket/team::minio", "--source", "hf://org", "--max-adapters", "3")
-    assert run("namespace", "set", "team", *arguments).exit_code == 0
+    sources = ("--source", "s3://bucket/team::minio", "--source", "hf://org", "--marker-from", "s3://bucket/team")
+    assert run("namespace", "set", "team", *sources, "--max-adapters", "3").exit_code == 0
     registry.register("bot", content="one", namespace="team")
     shown = json.loads(run("namespace", "show", "team", "--json").stdout)
     assert shown["sources"] == [
-        {"prefix": "s3://bucket/team", "credential": "minio"},
-        {"prefix": "hf://org", "credential": ""},
+        {"prefix": "s3://bucket/team", "credential": "minio", "needs_marker": True},
+        {"prefix": "hf://org", "credential": "", "needs_marker": False},
     ]
     assert (shown["quotas"]["adapters"], shown["usage"]["adapters"], shown["usage"]["bytes"]) == (3, 1, 4096)
     plain = run("namespace", "show", "team").stdout
-    assert "s3://bucket/team with credential minio" in plain
+    assert "s3://bucket/team with credential minio if the marker file is there" in plain
     assert "team" in run("namespace", "list").stdout
     assert json.loads(run("namespace", "list", "--json").stdout)[0]["namespace"] == "team"
     assert run("namespace", "remove", "team").exit_code == 0

@@ -131,9 +131,10 @@ class MemoryPolicies:
 
 
 class MemorySource:
-    """A place whose files are bytes; what is pinned is their digest."""
+    """A place whose files are bytes; what is pinned is their digest, which a marker may state."""
 
-    def __init__(self, *, may_grow_s: float = 0.0, **files: bytes) -> None:
+    def __init__(self, *, may_grow_s: float = 0.0, marked: bool = False, **files: bytes) -> None:
+        self.marked = marked
         self.files = files
         self.credentials: list[str] = []
         self.may_grow_s = may_grow_s
@@ -165,7 +166,8 @@ class MemorySource:
 
     def _pin(self, name: str) -> PinnedFile:
         content = self.files[name]
-        return PinnedFile(name, hashlib.sha256(content).hexdigest(), len(content))
+        sha256 = hashlib.sha256(content).hexdigest()
+        return PinnedFile(name, sha256, len(content), sha256=sha256 if self.marked else "")
 
     def _pinned(self, file: PinnedFile) -> bytes:
         content = self.files[file.location]
@@ -404,6 +406,21 @@ def test_resolve_reads_with_the_credential_of_the_namespace() -> None:
     rules = [{"prefix": "/adapters", "credential": "all"}, {"prefix": URL, "credential": "bot"}]
     run_resolve(source, NamespacePolicy(namespace="default", sources=rules))  # type: ignore[arg-type]
     assert source.credentials == ["bot"]
+
+
+def test_a_namespace_may_demand_the_marker_file_of_a_prefix() -> None:
+    """It is waited for where the upload may go on, and missed where nothing will be added; elsewhere nobody asks."""
+    needed = NamespacePolicy(namespace="default", sources=({"prefix": "/adapters", "needs_marker": True},))  # type: ignore[arg-type]
+    weights = make_adapter().weights_bytes
+    with pytest.raises(Deferred) as deferred:
+        run_resolve(MemorySource(config=b"{}", weights=weights, may_grow_s=60), needed)
+    assert codes_of(deferred.value.findings) == ["MARKER_MISSING", "SOURCE_INCOMPLETE"]
+    with pytest.raises(Rejected) as rejected:
+        run_resolve(MemorySource(config=b"{}", weights=weights), needed)
+    assert codes_of(rejected.value.findings) == ["MARKER_MISSING"]
+    assert run_resolve(MemorySource(config=b"{}", weights=weights, marked=True), needed)
+    narrower = needed.model_copy(update={"sources": (*needed.sources, SourceRule(prefix=URL))})
+    assert run_resolve(MemorySource(config=b"{}", weights=weights), narrower)
 
 
 def test_resolve_looks_at_no_source_that_the_namespace_may_not_use() -> None:

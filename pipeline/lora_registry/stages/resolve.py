@@ -17,7 +17,8 @@ from lora_registry.errors import Rejected
 from lora_registry.ledger import Lease
 from lora_registry.namespaces import check_pinned
 from lora_registry.policies import Policies
-from lora_registry.readiness import deferred
+from lora_registry.readiness import Readiness, deferred
+from lora_registry.ready_marker import MARKER_FILE
 from lora_registry.registrations import Registration
 from lora_registry.safetensors_header import read_header
 from lora_registry.sources import PinnedFile, PinnedSource, Source
@@ -62,6 +63,9 @@ def resolve(
     rule = policies.check_source(registration.adapter, url)
     pinned = source.resolve(url, credential=rule.credential)
     check_pinned(rule, pinned)
+    if rule.needs_marker and not pinned.weights.sha256:
+        missing = source_codes.MARKER_MISSING.finding(MARKER_FILE)
+        raise Readiness(pinned.may_grow_s).incomplete(url, [missing])
     _check_size(pinned.weights, limit_bytes=max_adapter_bytes)
     try:
         policies.check_quotas(registration.adapter, size_bytes=pinned.weights.size_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +32,10 @@ def set_policy(
             metavar="PREFIX[::CREDENTIAL]", help="Where it may register from, and with which credential; repeatable."
         ),
     ] = None,
+    marker_from: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX", help="One of these prefixes where the marker file must be there; repeatable."),
+    ] = None,
     any_source: Annotated[
         bool, typer.Option("--any-source", help="It may register from wherever the settings allow.")
     ] = False,
@@ -46,7 +51,7 @@ def set_policy(
         policy = NamespacePolicy(
             namespace=name,
             any_source=any_source,
-            sources=tuple(_parse_rule(each) for each in source or ()),
+            sources=_parse_rules(source or (), marker_from or ()),
             quotas=Quotas(adapters=max_adapters, versions_per_day=max_versions_per_day, bytes=max_bytes),
         )
     except ValidationError as error:
@@ -101,6 +106,13 @@ def _open() -> Policies:
     return Policies(connect(settings.redis_url, name="lora-cli"), settings)
 
 
+def _parse_rules(sources: Sequence[str], marker_from: Sequence[str]) -> tuple[SourceRule, ...]:
+    rules = [_parse_rule(each) for each in sources]
+    if unknown := set(marker_from) - {rule.prefix for rule in rules}:
+        raise typer.BadParameter(f"{min(unknown)} is no prefix of a --source", param_hint="--marker-from")
+    return tuple(rule.model_copy(update={"needs_marker": rule.prefix in marker_from}) for rule in rules)
+
+
 def _parse_rule(text: str) -> SourceRule:
     prefix, separator, credential = text.partition("::")  # no place has that in it
     if "=" in text and not separator:
@@ -116,7 +128,8 @@ def _sources(policy: NamespacePolicy) -> str:
 
 
 def _with(rule: SourceRule) -> str:
-    return f" with credential {rule.credential}" if rule.credential else ""
+    credential = f" with credential {rule.credential}" if rule.credential else ""
+    return f"{credential}{' if the marker file is there' if rule.needs_marker else ''}"
 
 
 def _limits(quotas: Quotas) -> list[Any]:

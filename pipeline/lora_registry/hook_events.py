@@ -24,6 +24,8 @@ from lora_registry.settings import Settings
 
 LONGEST_WAIT: Final = 10
 """A burst that does not end is taken after so many quiet periods."""
+HOOK_KEY: Final = "hook:"
+"""Begins the idempotency keys of these events."""
 _BATCH: Final = 100
 _MOST_BATCHES: Final = 20
 """So that a flood of hook events does not keep the dispatcher from its other work."""
@@ -111,7 +113,7 @@ class PendingEvents:
         try:
             event = parse_event(held["event"])
             digest = hashlib.sha256(f"{content}\n{event.payload_digest()}".encode()).hexdigest()[:32]
-            accepted = inbox.accept(event, idempotency_key=f"hook:{origin}:{run}:{digest}")
+            accepted = inbox.accept(event, idempotency_key=f"{HOOK_KEY}{origin}:{run}:{digest}")
             registration_id = accepted.registration_id
         except Rejected as error:
             refusal = f"{error.code}: {error.message}"[:500]

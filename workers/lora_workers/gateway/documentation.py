@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from lora_registry.events import RegistrationRequested
+from lora_registry.hook_events import HOOK_KEY
 from lora_workers.gateway.problems import MEDIA_TYPE, RETRY_AFTER_S, Problem
 
 _SIGNED: Final = "/v1/webhooks/"
@@ -45,7 +46,8 @@ RETRIED: Final = (
     "Keys belong to the namespace and are kept as long as the registration."
 )
 LOCATION: Final = {"Location": {"description": "The registration.", "schema": {"type": "string"}, "required": True}}
-IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+IDEMPOTENCY_KEY: Final = re.compile(rf"(?!{HOOK_KEY})[\x21-\x7e]{{1,255}}")
+"""One that begins like those of hooks could make a delivery's event look like another request with its key."""
 REGISTER: Final[dict[str, Any]] = {
     "parameters": [
         {

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lora_registry.events import RegistrationRequested
 from lora_registry.findings import Finding
+from lora_registry.hook_events import HOOK_KEY
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.tokens import Scope
 from lora_workers.gateway.admission import admit_event
@@ -149,7 +150,7 @@ async def follow(
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        message = "It takes 1 to 255 printable ASCII characters without spaces."
+        message = f"It takes 1 to 255 printable ASCII characters without spaces, not beginning with {HOOK_KEY}"
         raise invalid([{"loc": ("header", "Idempotency-Key"), "msg": message}], what="request")
     return key
 

@@ -72,3 +72,14 @@ def test_a_bug_in_a_call_is_raised_where_its_end_is_taken() -> None:
     calls.begin("bot.v1", load(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         list(calls.take_told())
+
+
+def test_one_call_after_the_other_takes_one_thread() -> None:
+    """A thread is started for a call that none is free for, and not for each of the first few."""
+    calls = EngineCalls(is_at_once=False, told=lambda: None)
+    before = set(threading.enumerate())
+    for number in range(AT_ONCE):
+        calls.begin(f"bot.v{number}", load())
+        wait_until(lambda: list(calls.take_told()) and not calls.under_way, what="the end")
+    assert len(set(threading.enumerate()) - before) == 1
+    calls.close()

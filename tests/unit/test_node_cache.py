@@ -190,7 +190,7 @@ def test_a_disk_that_takes_nothing_is_a_failure_that_may_pass(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "/cache/x")
 
-    monkeypatch.setattr("lora_workers.node.cache._sync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(NodeFailure, match=r"cache: .*: /cache/x") as failed:
         Cache(tmp_path / "cache").fetch(digest, store)
     assert (failed.value.code, failed.value.may_pass) == (code, True)

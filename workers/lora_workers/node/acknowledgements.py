@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from lora_registry.errors import RedisUnavailable
 from lora_registry.nodes import NodeRegistry, NodeState, Said
@@ -25,6 +27,7 @@ class Acknowledgements:
         self._node_id = node_id
         self._last: dict[str, Said] = {}
         self._untold: list[Said] = []
+        self._untold_since = 0.0
 
     @property
     def known(self) -> frozenset[str]:
@@ -43,6 +46,8 @@ class Acknowledgements:
             return
         logger.info("%s is %s%s", served_name, state, f": {code} {reason}" if code else "")
         self._last[served_name] = said
+        if not self._untold:
+            self._untold_since = time.monotonic()
         self._untold.append(said)
 
     def fail(self, served_name: str, failure: NodeFailure) -> None:
@@ -53,19 +58,27 @@ class Acknowledgements:
         """Say everything again: the registry forgot it."""
         self._untold = list(self._last.values())
 
-    def flush(self) -> None:
-        """Say what is still to be said, if the server can be reached."""
+    def flush(self, *, after_s: float = 0.0) -> float:
+        """Say what is still to be said, if the server can be reached and it has waited for so long.
+
+        Returns:
+            Seconds until it has; infinity if there is nothing, or the server is out of reach.
+        """
         if not self._untold:
-            return
+            return math.inf
+        left_s = self._untold_since + after_s - time.monotonic()
+        if left_s > 0:
+            return left_s
         try:
             self._tell(self._untold)
         except RedisUnavailable as error:
             logger.warning("%d acknowledgements wait until Redis answers: %s", len(self._untold), error)
             self._untold = list({said.served_name: said for said in self._untold}.values())
-            return
+            return math.inf
         self._untold = []
         for name in self._last.keys() - self.known:
             del self._last[name]
+        return math.inf
 
     def _tell(self, untold: list[Said]) -> None:
         refused = [said for said, _ in self._nodes.ack_all(self._node_id, untold)]

@@ -52,6 +52,8 @@ from lora_workers.node.wishes import Wish, wishes_of
 logger = logging.getLogger(__name__)
 
 _BUSY_LOOK_S: Final = 0.5
+_FETCHED_SOON_S: Final = 0.05
+"""What is fetched by then is acknowledged in one command with what came before."""
 _LONGEST_DRAIN: Final = 20
 """So many drain times: then an adapter is unloaded even if requests for it never end."""
 _PATIENCE: Final = 3
@@ -120,8 +122,8 @@ class Agent:
                 threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
             while not self._stopping.is_set():
                 wait_s = self._step()
-                self._acks.flush()
-                self._wake.wait(wait_s)
+                untold_s = self._acks.flush(after_s=_FETCHED_SOON_S if self._fetches.digests else 0.0)
+                self._wake.wait(min(wait_s, untold_s))
                 self._wake.clear()
             self._fetches.close()
             self._calls.close()

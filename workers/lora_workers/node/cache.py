@@ -14,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -86,8 +87,8 @@ class Cache:
 
     def has(self, digest: str) -> bool:
         """Whether this process verified the artifact, and its files are the same since."""
-        fingerprint = self._verified.get(digest)
-        return fingerprint is not None and fingerprint == _fingerprint(self.place(digest))
+        fingerprint = self._verified.get(digest)  # and so it is a digest
+        return fingerprint is not None and fingerprint == _fingerprint(self._artifacts + digest.removeprefix("sha256:"))
 
     def fetch(self, digest: str, origin: Origin, *, keep: Callable[[], Collection[str]] = tuple) -> Path:
         """Have the artifact here: verify what is there, fetch what is missing, mend what is damaged.
@@ -167,11 +168,9 @@ class Cache:
                 if path.read_bytes() == text:
                     return
             self._make("served")
-            descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(text)
-                os.fchmod(descriptor, _READ_ONLY_FILE)
-            Path(aside).rename(path)
+            aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+            _write(aside, text)
+            aside.rename(path)
 
     def recall(self, served_name: str) -> VersionRecord | None:
         """What a served name stands for, if that was noted."""
@@ -206,12 +205,8 @@ class Cache:
             for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
                 _bring_file(origin, digest, name, expected, staging / name)
             with _cache_errors():
-                (staging / MANIFEST_FILE).write_bytes(described)
-                (staging / MANIFEST_FILE).chmod(_READ_ONLY_FILE)
-                for name in (CONFIG_FILE, WEIGHTS_FILE):
-                    _sync(staging / name, mode=_READ_ONLY_FILE)
-                # Engines read these two, perhaps before a node that starts again has verified them. A manifest that
-                # is lost to a power failure, as a rename that it undoes, costs a fetch and no more.
+                # Not synced, as the two files are: one that a power failure takes, like a rename, costs a fetch.
+                _write(staging / MANIFEST_FILE, described)
                 self._settle(staging, target)
         finally:
             del self._coming[digest]
@@ -355,7 +350,12 @@ def _resume(origin: Origin, digest: str, name: str, expected: FileDigest, path: 
                 file.write(chunk)
                 file.flush()
             sha256.update(chunk)  # while it is at hand, rather than read again
-        return offset > 0, FileDigest(sha256.hexdigest(), file.tell())
+        fetched = FileDigest(sha256.hexdigest(), file.tell())
+        if fetched == expected:  # engines read it, perhaps before a node that starts again has verified it
+            with _cache_errors():
+                os.fchmod(file.fileno(), _READ_ONLY_FILE)
+                os.fsync(file.fileno())
+        return offset > 0, fetched
 
 
 def _sha256_of(path: Path) -> hashlib._Hash:
@@ -377,13 +377,10 @@ def _size_of(directory: Path) -> int:
     return 0
 
 
-def _sync(path: Path, *, mode: int) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        os.fchmod(file.fileno(), _READ_ONLY_FILE)
 
 
 @contextmanager

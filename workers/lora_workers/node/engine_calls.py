@@ -19,12 +19,12 @@ class EngineCalls:
 
     Args:
         is_at_once: whether the engine is never waited for: then each call is made where it is begun.
-        told: called in a call's thread when it told something.
+        told: called in a call's thread when it told something; not for a call that is made where it is begun.
     """
 
     def __init__(self, *, is_at_once: bool, told: Callable[[], None]) -> None:
         self._is_at_once = is_at_once
-        self._tell = told
+        self._tell = told if not is_at_once else lambda: None
         self._waiting: queue.SimpleQueue[tuple[str, Iterator[NodeState]] | None] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[tuple[str, NodeState | Exception | None]] = queue.SimpleQueue()
         self._threads = 0
@@ -42,7 +42,7 @@ class EngineCalls:
             self._make(name, call)
             return
         self._waiting.put((name, call))
-        if self._threads < AT_ONCE:
+        if self._threads < min(AT_ONCE, len(self._under_way)):
             self._threads += 1
             # As daemons: an engine that hangs must not hang the end of the process.
             threading.Thread(target=self._work, daemon=True, name=f"engine-{self._threads}").start()

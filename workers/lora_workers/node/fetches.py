@@ -42,7 +42,7 @@ class Fetches:
         """Fetch the artifact of a version, when a thread is free."""
         self._running.add(record.digest)
         self._waiting.put(record)
-        if self._threads < AT_ONCE:
+        if self._threads < min(AT_ONCE, len(self._running)):
             self._threads += 1
             # As daemons: a store that hangs must not hang the end of the process.
             threading.Thread(target=self._work, daemon=True, name=f"fetch-{self._threads}").start()

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sys
 
-import uvicorn
 from fastapi import Request, Response
 
 from lora_registry.settings import load_settings
 from lora_workers.gateway.app import create_app
-from lora_workers.gateway.serving import listen
+from lora_workers.gateway.serving import listen, run
 
 EMPTY = "/empty"
 
@@ -28,7 +27,7 @@ def main() -> None:
     listening = listen("127.0.0.1", 0)
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
-    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False)).run(sockets=[listening])
+    run(app, listening)
 
 
 if __name__ == "__main__":

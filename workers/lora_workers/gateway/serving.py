@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
 from lora_registry.connection import connect
 from lora_registry.errors import Configuration
@@ -46,17 +48,25 @@ def serve(settings: Settings, *, host: str, port: int, say: Callable[[str], obje
         say(f"listening on http://{shown}:{bound[1]}")
         if on_loopback:
             say("as long as no token exists, everybody on this machine may do everything")
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_END_WITHIN_S,
-        )
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again at its end, which is an orderly one
             signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listening])
+        run(app, listening)
+
+
+def run(app: FastAPI, listening: socket.socket) -> None:
+    """Serve HTTP there until the process is told to end."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_END_WITHIN_S,
+    )
+    # What was imported stays. Looking through it for garbage took 40 ms, twice a second under load.
+    gc.collect()
+    gc.freeze()
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _has_token(settings: Settings) -> bool:

@@ -11,6 +11,7 @@ adapters, bases, health   what is published, and whether all is well
 round_trips     what many requests ask of Redis goes there together
 fetches         certificates that deliveries need, in threads
 bells           one connection tells all who wait
+plain_route     routes of which FastAPI solves nothing
 bodies          a request's body, up to its cap
 problems        every error as RFC 9457 has it
 documentation   OpenAPI

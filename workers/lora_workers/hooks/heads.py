@@ -97,7 +97,8 @@ def newest(heads: Sequence[Head]) -> tuple[list[Head], list[Head]]:
 
 def _read(hook: Hook, body: dict[str, Any], *, quiet_s: float, rank: float) -> list[Head]:
     request = HookRequest({"content-type": "application/json"}, json.dumps(body).encode())
-    return [Head(each, request.to_text(()), rank) for each in hook.read(request, quiet_s=quiet_s).events]
+    kept = request.without_secrets(()).to_text()
+    return [Head(each, kept, rank) for each in hook.read(request, quiet_s=quiet_s).events]
 
 
 def _record(bucket: str, stored: StoredObject, etag: str) -> dict[str, Any]:

@@ -13,15 +13,14 @@ from lora_workers.hooks.request import HookRequest
 
 def kept_of(request: HookRequest, hook: Hook, reading: Reading, *, secrets: Iterable[str], quiet_s: float) -> str:
     """What is kept of a request: what can be read again to the same end, without secrets; empty if that cannot be."""
-    text = request.to_text(secrets)
-    kept = HookRequest.from_text(text)
+    kept = request.without_secrets(secrets)
     if kept.body == request.body:
-        return text
+        return kept.to_text()
     try:
         is_same = hook.read(kept, quiet_s=quiet_s).events == reading.events
     except Refused:
         is_same = False
-    return text if is_same else ""
+    return kept.to_text() if is_same else ""
 
 
 def redeliver(name: str, hook: Hook, delivery_id: str, deliveries: HookDeliveries) -> Heard:

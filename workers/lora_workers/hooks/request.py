@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
 from lora_registry.strict_json import StrictJsonError, load_object
@@ -47,23 +47,33 @@ class HookRequest:
     def _parsed(self) -> dict[str, Any]:
         return parse_json(self.body)
 
-    def to_text(self, secrets: Iterable[str]) -> str:
-        """What is kept of the request to read it again: no secret, no signature."""
+    def without_secrets(self, secrets: Iterable[str]) -> HookRequest:
+        """What may be kept of the request to read it again: no secret, no signature."""
         body = self.body.decode("utf-8", errors="replace")
         for secret in secrets:
-            for form in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
+            for form in _forms(secret):
                 body = body.replace(form, "***")
         folded = body.casefold()
         if any(word in folded for word in _SECRET_WORDS):  # the pattern takes ten times as long to find none
             body = _SECRET_FIELD.sub(r'\1"***"', body)
         headers = {name: value for name, value in self.headers.items() if name in _KEPT or name.startswith("ce-")}
-        return json.dumps({"headers": headers, "body": body}, ensure_ascii=False)
+        return HookRequest(headers, body.encode())
+
+    def to_text(self) -> str:
+        """One that may be kept, as it is kept."""
+        return json.dumps({"headers": self.headers, "body": self.body.decode()}, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str) -> HookRequest:
         """The inverse of `to_text`."""
         kept = json.loads(text)
         return cls(kept["headers"], kept["body"].encode())
+
+
+@cache
+def _forms(secret: str) -> frozenset[str]:
+    """How a secret may be written in JSON."""
+    return frozenset({secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]})
 
 
 def parse_json(body: bytes) -> dict[str, Any]:

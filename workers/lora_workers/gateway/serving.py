@@ -63,9 +63,11 @@ def run(app: FastAPI, listening: socket.socket) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=_END_WITHIN_S,
     )
-    # What was imported stays. Looking through it for garbage took 40 ms, twice a second under load.
+    # Looking for garbage in what was imported, and stays, took 40 ms twice a second under load; looking for it in what
+    # the requests in flight hold, each time that 700 objects were new, took a thirtieth of the time.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
     uvicorn.Server(config).run(sockets=[listening])
 
 

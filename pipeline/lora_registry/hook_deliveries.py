@@ -275,11 +275,12 @@ class HookDeliveries:
         return _parse(fields)
 
 
-def _heard(answer: list[str], delivery_id: str) -> Heard:
+def _heard(answer: str, delivery_id: str) -> Heard:
     """Raises QueueFull if the script says so."""
-    if answer[0] == "full":
+    verdict, _, reason = answer.partition(" ")
+    if verdict == "full":
         raise QueueFull
-    return Heard(delivery_id, Verdict(answer[0]), answer[1])
+    return Heard(delivery_id, Verdict(verdict), reason)
 
 
 def _shortened(delivery_id: str) -> str:

@@ -7,7 +7,8 @@
 --       9 its body  10 what to say of a name that is another's
 --       11… for each origin: its name, event (JSON), content, order, quiet in us, longest wait in us, field of its
 --           adapter's name ('' if anything may have it), what that is named after
--- Returns {'queued'|'duplicate'|'ignored', reason} or {'full'}.
+-- Returns 'queued', 'duplicate' or 'ignored', a blank and the reason; or 'full'. One text: redis-py reads it in half the
+-- time of two.
 -- Atomic: the delivery is recorded and everything that it asks for is pending, or nothing is. Runs twice to the same end.
 local prefix, reference, forced = ARGV[1], ARGV[2], ARGV[6] == '1'
 local now = now_us()
@@ -40,10 +41,10 @@ end
 
 if not forced and is_served() then
   redis.call('HINCRBY', KEYS[1], 'times', 1)
-  return {'duplicate', 'This delivery was queued before.'}
+  return 'duplicate This delivery was queued before.'
 end
 if redis.call('ZCARD', KEYS[3]) + (#KEYS - 4) / 2 > tonumber(ARGV[4]) then
-  return {'full'}
+  return 'full'
 end
 
 -- A name belongs to what it was first made of, until a person redelivers what another one asks for; says whose it is.
@@ -112,4 +113,4 @@ if redis.call('LPUSH', KEYS[2], reference) > tonumber(ARGV[5]) then
   redis.call('LTRIM', KEYS[2], 0, tonumber(ARGV[5]) - 1)
 end
 redis.call('EXPIRE', KEYS[2], ARGV[3])
-return {verdict, reason}
+return verdict .. ' ' .. reason

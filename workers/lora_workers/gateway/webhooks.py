@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -124,8 +125,8 @@ def _headers(request: Request) -> dict[str, str]:
 
 def _answer(heard: Heard) -> Response:
     status = HTTPStatus.ACCEPTED if heard.verdict is Verdict.QUEUED else HTTPStatus.OK
-    view = HeardView(delivery_id=heard.delivery_id, verdict=heard.verdict, reason=heard.reason)
-    return Response(view.model_dump_json(), status.value, media_type="application/json")
+    text = json.dumps({"delivery_id": heard.delivery_id, "verdict": heard.verdict, "reason": heard.reason})
+    return Response(text, status.value, media_type="application/json")
 
 
 def _problem(refused: Refused) -> HttpProblem:

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from lora_registry import node_codes as codes
@@ -56,8 +57,9 @@ class Fetches:
 
     def close(self) -> None:
         """Begin no more; what is on its way ends or not, nobody waits for it."""
-        while not self._waiting.empty():
-            self._waiting.get()
+        with suppress(queue.Empty):  # a thread may take the last one meanwhile
+            while True:
+                self._waiting.get_nowait()
         for _ in range(self._threads):
             self._waiting.put(None)
 

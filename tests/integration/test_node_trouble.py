@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lora_registry.artifacts import Manifest
+from lora_registry.artifacts import WEIGHTS_FILE, Manifest
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
 from lora_workers.node.lookup import LazyOrigin
 from tests.helpers.engine_double import EngineDouble
-from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
+from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent
 from tests.helpers.nodes import make_info
 from tests.helpers.registry import BASE, Registry
 from tests.helpers.waiting import wait_until
@@ -107,6 +107,36 @@ def test_an_unload_that_fails_is_tried_again_with_pauses(
         assert engine.calls["unload"] == 3
         engine.fails.clear()
         registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_what_is_wanted_again_after_its_unload_failed_is_routable_again(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """The engine has it all the while: a rollback to it does not wait for what has been there for long."""
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        engine.fails.add("unload")
+        registry.publish_version(content="two")
+        registry.wait_for(old.served_name, NodeState.FAILED)
+        registry.catalog.move_alias(BOT, BOT.name, old.version)
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+
+
+def test_what_could_not_be_mended_for_a_while_is_routable_again(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """Its files were damaged under an engine that has it, and the store was away: said, and taken back."""
+    options = make_options(tmp_path, engine="vllm", retry_refused_s=0.2)
+    with running_agent(options, settings, driver=engine):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        kept = registry.store.path(record.digest)
+        away = kept.rename(tmp_path / "away")
+        damage(Path(engine.loaded[record.served_name]), {WEIGHTS_FILE: b"broken"})
+        registry.wait_for(record.served_name, NodeState.FAILED)
+        away.rename(kept)
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
 def test_an_engine_that_does_not_tell_what_runs_keeps_what_it_has(

@@ -482,6 +482,7 @@ class Agent:
             logger.info("%s: %s, tried again soon: %s", name, failure.code, failure.message)
         elif name in self._acks.known:
             self._acks.fail(name, failure)
+            self._confirmed.discard(name)  # if the engine has it all the same, that is to be said anew
 
     # Fetching
 

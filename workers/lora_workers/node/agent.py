@@ -103,6 +103,7 @@ class Agent:
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
+        self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
         self._leaving: dict[str, float] = {}
@@ -192,6 +193,8 @@ class Agent:
                 return self._options.retry_first_s
         self._catch_up(view)
         situation = self._situation(view, listed)
+        if listed is not None:
+            self._kept = situation.kept
         for action in plan(situation):
             if self._stopping.is_set():
                 return 0.0
@@ -398,7 +401,7 @@ class Agent:
             case Confirm(record, path):
                 self._calls.begin(record.served_name, self._confirm(record.served_name, path), path=path)
             case Unload(name):
-                self._calls.begin(name, self._unload(name))
+                self._calls.begin(name, self._unload(name, is_kept=name in self._kept))
             case Leave(name):
                 self._leaving[name] = time.monotonic()
             case Return(name):
@@ -408,7 +411,11 @@ class Agent:
             case Say(name, state):
                 self._say(name, state)
 
+    # Calls of the engine, made when it is their turn: by then there may be no need of them any more.
+
     def _load(self, name: str, path: str) -> Iterator[NodeState]:
+        if name not in self._kept:
+            return
         self._driver.load(name, path)
         yield NodeState.LOADED
         yield from self._confirm(name, path)
@@ -419,7 +426,9 @@ class Agent:
         self._driver.probe(name)
         yield NodeState.ROUTABLE
 
-    def _unload(self, name: str) -> Iterator[NodeState]:
+    def _unload(self, name: str, *, is_kept: bool) -> Iterator[NodeState]:
+        if (name in self._kept) is not is_kept:
+            return
         self._driver.unload(name)
         yield NodeState.RETIRED
 

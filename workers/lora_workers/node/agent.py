@@ -319,14 +319,13 @@ class Agent:
 
     def _server_time_s(self, view: CatalogView) -> float:
         """The clock that says when a direction is over, as of the last change of the catalog, and counted on since."""
-        if view is not self._wanted[0]:
-            self._clock_s = None
-        if self._clock_s is None:
+        if self._clock_s is None or view is not self._wanted[0]:
             try:
                 self._clock_s = server_time_s(self._redis) - time.monotonic()
             except RedisUnavailable as error:
-                logger.warning("this machine's clock is taken for the server's: %s", error)
-                return time.time()
+                logger.warning("the server's clock was not read: %s", error)
+                if self._clock_s is None:
+                    return time.time()
         return self._clock_s + time.monotonic()
 
     def _stand_ins(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from lora_registry import node_codes as codes
 from lora_registry.nodes import NodeState
 from lora_workers.node.acknowledgements import Acknowledgements
+from lora_workers.node.failures import NodeFailure
 from tests.helpers.nodes import join
 from tests.helpers.registry import Registry
 
@@ -37,3 +39,21 @@ def test_waiting_is_counted_anew_after_everything_was_told(registry: Registry) -
     acks.say(V2, NodeState.SEEN)
     assert acks.flush(after_s=60.0) > 0
     assert nodes.acks(V2) == []
+
+
+def test_the_last_word_stays_the_last_whatever_could_not_be_said_before_it(registry: Registry) -> None:
+    """After a failure `loaded` is to be `seen` first; the failure that came together with it is not undone by that."""
+    nodes = join(registry, "a")
+    acks = Acknowledgements(nodes, "a")
+    for failure in (
+        NodeFailure(codes.NODE_ENGINE_REFUSED, may_pass=True),
+        NodeFailure(codes.NODE_PROBE_FAILED, may_pass=True),
+    ):
+        acks.say(V1, NodeState.LOADED)
+        acks.fail(V1, failure)
+        acks.flush()
+    assert [(ack.state, ack.code) for ack in nodes.acks(V1)] == [(NodeState.FAILED, "NODE_PROBE_FAILED")]
+    acks.say(V1, NodeState.LOADED)
+    acks.say(V1, NodeState.ROUTABLE)
+    acks.flush()
+    assert [ack.state for ack in nodes.acks(V1)] == [NodeState.ROUTABLE]

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from lora_registry import node_codes as codes
 from lora_registry.artifacts import WEIGHTS_FILE
-from lora_registry.errors import PromotionAborted
+from lora_registry.errors import PromotionAborted, RedisUnavailable
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.marks import Marks
 from lora_registry.names import AdapterName
@@ -23,6 +24,7 @@ from lora_registry.promotion import Promotions
 from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
 from lora_workers.garbage import GarbageCollection
+from lora_workers.node import agent
 from lora_workers.node.drivers.directory import DirectoryDriver
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.options import NodeOptions
@@ -208,6 +210,25 @@ def test_a_direction_lasts_as_long_as_the_server_says_whatever_the_node_s_clock(
         registry.wait_for(told.served_name, NodeState.ROUTABLE)
         registry.lifecycle.direct(told, ["node-1"], for_s=0)
         registry.wait_for(told.served_name, NodeState.RETIRED)
+
+
+def test_a_direction_goes_on_while_the_server_s_clock_cannot_be_read(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of it before counts on, and not this machine's, which is a day ahead."""
+    told, own = registry.publish_version(follow="manual"), time.time
+    monkeypatch.setattr(time, "time", lambda: own() + 86_400.0)
+
+    def away(_: redis.Redis) -> float:
+        raise RedisUnavailable
+
+    with running_agent(make_options(tmp_path), settings):
+        registry.lifecycle.direct(told, ["node-1"], for_s=60)
+        registry.wait_for(told.served_name, NodeState.ROUTABLE)
+        monkeypatch.setattr(agent, "server_time_s", away)
+        for name in ("other", "another"):
+            registry.wait_for(registry.publish_version(name, content=name).served_name, NodeState.ROUTABLE)
+        assert registry.states(told.served_name) == {"node-1": NodeState.ROUTABLE}
 
 
 def test_an_artifact_is_collected_when_no_node_lists_it_any_more(

@@ -7,19 +7,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lora_registry.artifacts import Manifest
+from lora_registry.artifacts import WEIGHTS_FILE, Manifest
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
+from lora_workers.node.engine_calls import AT_ONCE
 from lora_workers.node.lookup import LazyOrigin
 from tests.helpers.engine_double import EngineDouble
-from tests.helpers.node_stand import StoringRegistry, make_options, running_agent
+from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent
 from tests.helpers.nodes import make_info
 from tests.helpers.registry import BASE, Registry
 from tests.helpers.waiting import wait_until
@@ -107,6 +108,36 @@ def test_an_unload_that_fails_is_tried_again_with_pauses(
         assert engine.calls["unload"] == 3
         engine.fails.clear()
         registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_what_is_wanted_again_after_its_unload_failed_is_routable_again(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """The engine has it all the while: a rollback to it does not wait for what has been there for long."""
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        engine.fails.add("unload")
+        registry.publish_version(content="two")
+        registry.wait_for(old.served_name, NodeState.FAILED)
+        registry.catalog.move_alias(BOT, BOT.name, old.version)
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+
+
+def test_what_could_not_be_mended_for_a_while_is_routable_again(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """Its files were damaged under an engine that has it, and the store was away: said, and taken back."""
+    options = make_options(tmp_path, engine="vllm", retry_refused_s=0.2)
+    with running_agent(options, settings, driver=engine):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        kept = registry.store.path(record.digest)
+        away = kept.rename(tmp_path / "away")
+        damage(Path(engine.loaded[record.served_name]), {WEIGHTS_FILE: b"broken"})
+        registry.wait_for(record.served_name, NodeState.FAILED)
+        away.rename(kept)
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
 def test_an_engine_that_does_not_tell_what_runs_keeps_what_it_has(
@@ -287,6 +318,68 @@ def test_what_is_being_loaded_keeps_its_slot(
         hung.set()
         registry.wait_for("hung.v1", NodeState.ROUTABLE)
         assert engine.loaded.keys() == {"hung.v1"}
+
+
+@pytest.fixture
+def all_hung(engine: EngineDouble, registry: StoringRegistry) -> Iterator[Callable[[], threading.Event]]:
+    """Have as many loads hang as run at once; returns their end. What is begun then waits for its turn."""
+    end = threading.Event()
+
+    def hang() -> threading.Event:
+        names = [f"hung-{number}" for number in range(AT_ONCE)]
+        engine.hangs |= dict.fromkeys([f"{name}.v1" for name in names], end)
+        for name in names:
+            registry.publish_version(name, content=name)
+        wait_until(lambda: engine.asked.keys() >= engine.hangs.keys(), what="the loads that hang")
+        return end
+
+    yield hang
+    end.set()
+
+
+def test_a_load_that_waits_for_its_turn_is_not_made_if_a_newer_version_came(
+    registry: StoringRegistry,
+    settings: Settings,
+    engine: EngineDouble,
+    all_hung: Callable[[], threading.Event],
+    tmp_path: Path,
+) -> None:
+    """An engine that takes longer for a load than a training job for a version falls no further and further behind."""
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        end = all_hung()
+        for content in ("one", "two", "three"):
+            newest = registry.publish_version(content=content)
+            registry.wait_for(newest.served_name, NodeState.FETCHED)
+            wait_for_looks(engine, 2)
+        end.set()
+        registry.wait_for(newest.served_name, NodeState.ROUTABLE)
+        for overtaken in ("support-bot.v1", "support-bot.v2"):
+            registry.wait_for(overtaken, NodeState.RETIRED)
+        assert engine.asked.keys() == {*engine.hangs, newest.served_name}
+
+
+def test_an_unload_that_waits_for_its_turn_is_not_made_if_it_is_wanted_again(
+    registry: StoringRegistry,
+    settings: Settings,
+    engine: EngineDouble,
+    all_hung: Callable[[], threading.Event],
+    tmp_path: Path,
+) -> None:
+    """It was said to be routable, and requests come for it: it does not go after all."""
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        record = registry.publish_version(follow="manual")
+        registry.catalog.move_alias(BOT, "stable", record.version)
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        end = all_hung()
+        registry.lifecycle.remove_alias(BOT, "stable")
+        wait_for_looks(engine, 5)
+        registry.catalog.move_alias(BOT, "stable", record.version)
+        later = registry.publish_version("later", content="later")
+        registry.wait_for(later.served_name, NodeState.FETCHED)
+        end.set()
+        registry.wait_for(later.served_name, NodeState.ROUTABLE)
+        assert engine.calls["unload"] == 0
+        assert registry.states(record.served_name) == {"node-1": NodeState.ROUTABLE}
 
 
 def test_an_agent_ends_while_a_load_hangs(

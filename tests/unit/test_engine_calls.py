@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from tests.helpers.waiting import wait_until
@@ -83,3 +86,28 @@ def test_one_call_after_the_other_takes_one_thread() -> None:
         wait_until(lambda: list(calls.take_told()) and not calls.under_way, what="the end")
     assert len(set(threading.enumerate()) - before) == 1
     calls.close()
+
+
+class Overtaken(queue.SimpleQueue[Any]):
+    """A queue whose next item a thread takes right after somebody looked whether there is one."""
+
+    def empty(self) -> bool:
+        """See `SimpleQueue`."""
+        was_empty = super().empty()
+        with suppress(queue.Empty):
+            self.get_nowait()
+        return was_empty
+
+
+def test_a_call_that_begins_while_all_end_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of an agent does not wait for what a thread has just taken."""
+    monkeypatch.setattr(queue, "SimpleQueue", Overtaken)
+    calls = EngineCalls(is_at_once=False, told=lambda: None)
+    end = threading.Event()
+    for number in range(AT_ONCE + 1):
+        calls.begin(f"bot.v{number}", load(until=end))
+    closing = threading.Thread(target=calls.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    end.set()
+    assert not closing.is_alive()

@@ -298,6 +298,23 @@ def test_who_may_only_read_the_cache_has_what_is_in_it() -> None:
     assert failed.value.code == "NODE_CACHE_UNUSABLE"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_a_rename_that_a_power_failure_took_back_is_done_again_without_root() -> None:
+    """All three files are whole and read-only in staging, the manifest, too: an agent that is not root goes on."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chown(directory, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            store = LocalArtifactStore(Path(directory) / "store")
+            digest = keep_artifact(store, "weights")
+            path = Cache(Path(directory) / "cache").fetch(digest, store)
+            path.chmod(0o755)
+            path.rename(Path(directory) / "cache" / "staging" / path.name)
+            assert (Cache(Path(directory) / "cache").fetch(digest, store) / WEIGHTS_FILE).read_bytes() == b"weights"
+        finally:
+            os.seteuid(0)
+
+
 def test_the_beginnings_of_broken_fetches_count_and_make_room(store: LocalArtifactStore, tmp_path: Path) -> None:
     """They are kept to go on from, but not for ever, nor beyond what the cache may hold."""
     begun, wanted = keep_artifact(store, "a" * 200), keep_artifact(store, "b" * 200)

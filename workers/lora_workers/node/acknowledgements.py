@@ -82,6 +82,7 @@ class Acknowledgements:
 
     def _tell(self, untold: list[Said]) -> None:
         refused = [said for said, _ in self._nodes.ack_all(self._node_id, untold)]
-        if refused:  # after a failure, for example: they begin anew
-            seen = [Said(name, NodeState.SEEN) for name in {said.served_name for said in refused}]
-            self._nodes.ack_all(self._node_id, [*seen, *refused])
+        unsaid = {said.served_name for said in refused if said == self._last[said.served_name]}
+        if unsaid:  # after a failure, for example: they begin anew; else the last word was taken
+            seen = [Said(name, NodeState.SEEN) for name in unsaid]
+            self._nodes.ack_all(self._node_id, [*seen, *(said for said in refused if said.served_name in unsaid)])

@@ -103,6 +103,7 @@ class Agent:
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
+        self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
         self._leaving: dict[str, float] = {}
@@ -192,6 +193,8 @@ class Agent:
                 return self._options.retry_first_s
         self._catch_up(view)
         situation = self._situation(view, listed)
+        if listed is not None:
+            self._kept = situation.kept
         for action in plan(situation):
             if self._stopping.is_set():
                 return 0.0
@@ -316,14 +319,13 @@ class Agent:
 
     def _server_time_s(self, view: CatalogView) -> float:
         """The clock that says when a direction is over, as of the last change of the catalog, and counted on since."""
-        if view is not self._wanted[0]:
-            self._clock_s = None
-        if self._clock_s is None:
+        if self._clock_s is None or view is not self._wanted[0]:
             try:
                 self._clock_s = server_time_s(self._redis) - time.monotonic()
             except RedisUnavailable as error:
-                logger.warning("this machine's clock is taken for the server's: %s", error)
-                return time.time()
+                logger.warning("the server's clock was not read: %s", error)
+                if self._clock_s is None:
+                    return time.time()
         return self._clock_s + time.monotonic()
 
     def _stand_ins(
@@ -398,7 +400,7 @@ class Agent:
             case Confirm(record, path):
                 self._calls.begin(record.served_name, self._confirm(record.served_name, path), path=path)
             case Unload(name):
-                self._calls.begin(name, self._unload(name))
+                self._calls.begin(name, self._unload(name, is_kept=name in self._kept))
             case Leave(name):
                 self._leaving[name] = time.monotonic()
             case Return(name):
@@ -408,7 +410,11 @@ class Agent:
             case Say(name, state):
                 self._say(name, state)
 
+    # Calls of the engine, made when it is their turn: by then there may be no need of them any more.
+
     def _load(self, name: str, path: str) -> Iterator[NodeState]:
+        if name not in self._kept:
+            return
         self._driver.load(name, path)
         yield NodeState.LOADED
         yield from self._confirm(name, path)
@@ -419,7 +425,9 @@ class Agent:
         self._driver.probe(name)
         yield NodeState.ROUTABLE
 
-    def _unload(self, name: str) -> Iterator[NodeState]:
+    def _unload(self, name: str, *, is_kept: bool) -> Iterator[NodeState]:
+        if (name in self._kept) is not is_kept:
+            return
         self._driver.unload(name)
         yield NodeState.RETIRED
 
@@ -482,6 +490,7 @@ class Agent:
             logger.info("%s: %s, tried again soon: %s", name, failure.code, failure.message)
         elif name in self._acks.known:
             self._acks.fail(name, failure)
+            self._confirmed.discard(name)  # if the engine has it all the same, that is to be said anew
 
     # Fetching
 

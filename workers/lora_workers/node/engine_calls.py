@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from lora_registry.nodes import NodeState
@@ -60,8 +61,9 @@ class EngineCalls:
 
     def close(self) -> None:
         """Begin no more; what is under way ends or not, nobody waits for it."""
-        while not self._waiting.empty():
-            self._waiting.get()
+        with suppress(queue.Empty):  # a thread may take the last one meanwhile
+            while True:
+                self._waiting.get_nowait()
         for _ in range(self._threads):
             self._waiting.put(None)
 

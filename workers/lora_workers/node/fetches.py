@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from lora_registry import node_codes as codes
@@ -30,7 +31,7 @@ class Fetches:
         self._done = done
         self._waiting: queue.SimpleQueue[VersionRecord | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
-        self._threads = 0
+        self._threads = self._begun = 0
         self._running: set[str] = set()
 
     @property
@@ -41,8 +42,9 @@ class Fetches:
     def begin(self, record: VersionRecord) -> None:
         """Fetch the artifact of a version, when a thread is free."""
         self._running.add(record.digest)
+        self._begun += 1  # several versions may be of one artifact, and each takes a thread
         self._waiting.put(record)
-        if self._threads < min(AT_ONCE, len(self._running)):
+        if self._threads < min(AT_ONCE, self._begun):
             self._threads += 1
             # As daemons: a store that hangs must not hang the end of the process.
             threading.Thread(target=self._work, daemon=True, name=f"fetch-{self._threads}").start()
@@ -51,13 +53,15 @@ class Fetches:
         """What ended since the last call, and how."""
         while not self._ended.empty():
             record, failure = self._ended.get()
+            self._begun -= 1
             self._running.discard(record.digest)
             yield record, failure
 
     def close(self) -> None:
         """Begin no more; what is on its way ends or not, nobody waits for it."""
-        while not self._waiting.empty():
-            self._waiting.get()
+        with suppress(queue.Empty):  # a thread may take the last one meanwhile
+            while True:
+                self._waiting.get_nowait()
         for _ in range(self._threads):
             self._waiting.put(None)
 

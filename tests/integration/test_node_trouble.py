@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from lora_registry import node_codes as codes
 from lora_registry.artifacts import WEIGHTS_FILE, Manifest
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
 from lora_workers.node.engine_calls import AT_ONCE
+from lora_workers.node.failures import NodeFailure
 from lora_workers.node.lookup import LazyOrigin
 from tests.helpers.engine_double import EngineDouble
 from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent
@@ -137,6 +139,35 @@ def test_what_could_not_be_mended_for_a_while_is_routable_again(
         damage(Path(engine.loaded[record.served_name]), {WEIGHTS_FILE: b"broken"})
         registry.wait_for(record.served_name, NodeState.FAILED)
         away.rename(kept)
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+
+
+class Muffled(EngineDouble):
+    """An engine that does as it is told, and whose answer to an unload gets lost."""
+
+    def unload(self, served_name: str) -> None:
+        """See `Driver`."""
+        super().unload(served_name)
+        raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, "ReadTimeout", may_pass=True)
+
+
+def test_what_was_unloaded_is_not_loaded_while_requests_run_on_it_even_if_the_answer_got_lost(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """A stream outlasted the drain time, and the version is wanted again: another load of its name would kill vLLM."""
+    engine = Muffled()
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        record = registry.publish_version(follow="manual")
+        registry.catalog.move_alias(BOT, "stable", record.version)
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        engine.running.add(record.served_name)
+        registry.lifecycle.remove_alias(BOT, "stable")
+        registry.wait_for(record.served_name, NodeState.RETIRED)
+        registry.catalog.move_alias(BOT, "stable", record.version)
+        registry.wait_for(record.served_name, NodeState.SEEN)
+        wait_for_looks(engine, 5)
+        assert engine.loaded == {}
+        engine.running.clear()
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 

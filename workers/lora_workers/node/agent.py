@@ -400,6 +400,7 @@ class Agent:
             case Confirm(record, path):
                 self._calls.begin(record.served_name, self._confirm(record.served_name, path), path=path)
             case Unload(name):
+                self._unloaded.add(name)  # whatever becomes of it: the answer may get lost
                 self._calls.begin(name, self._unload(name, is_kept=name in self._kept))
             case Leave(name):
                 self._leaving[name] = time.monotonic()
@@ -446,7 +447,6 @@ class Agent:
 
     def _note_unloaded(self, name: str) -> None:
         self._retries.forget(name)
-        self._unloaded.add(name)
         self._confirmed.discard(name)
         self._leaving.pop(name, None)
         if name not in self._wished:

@@ -381,7 +381,6 @@ def _size_of(directory: Path) -> int:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)  # an earlier one is read-only
     with path.open("wb") as file:
         file.write(content)
         os.fchmod(file.fileno(), _READ_ONLY_FILE)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from lora_registry import node_codes as codes
-from lora_registry.artifacts import WEIGHTS_FILE
+from lora_registry.artifacts import WEIGHTS_FILE, Manifest
 from lora_registry.errors import PromotionAborted, RedisUnavailable
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.marks import Marks
@@ -27,6 +27,7 @@ from lora_workers.garbage import GarbageCollection
 from lora_workers.node import agent
 from lora_workers.node.drivers.directory import DirectoryDriver
 from lora_workers.node.failures import NodeFailure
+from lora_workers.node.lookup import LazyOrigin
 from lora_workers.node.options import NodeOptions
 from tests.helpers.keys import leaked_keys
 from tests.helpers.node_stand import (
@@ -151,6 +152,47 @@ class SlowDirectory(DirectoryDriver):
         """See `Driver`."""
         assert self.may_answer.wait(20)
         super().probe(served_name)
+
+
+class CountingDirectory(DirectoryDriver):
+    """An engine that counts how often it is looked at."""
+
+    looks = 0
+
+    def listed(self) -> dict[str, str | None]:
+        """See `Driver`."""
+        self.looks += 1
+        return super().listed()
+
+
+class WaitingOrigin(LazyOrigin):
+    """An artifact store that answers when it is told to."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def manifest(self, digest: str) -> Manifest:
+        """See `Origin`."""
+        self.is_asked.set()
+        assert self.may_answer.wait(20)
+        return super().manifest(digest)
+
+
+def test_what_waited_to_be_said_is_said_without_a_look(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """A fetch takes longer than its beginning may wait for company: that it began is told, and nothing else is done."""
+    options = make_options(tmp_path, reconcile_s=60.0)
+    engine, origin = CountingDirectory(Path(options.engine_url)), WaitingOrigin(settings)
+    with running_agent(options, settings, driver=engine, origin=origin):
+        record = registry.publish_version()
+        assert origin.is_asked.wait(20)
+        looks = engine.looks
+        registry.wait_for(record.served_name, NodeState.SEEN)
+        assert engine.looks == looks
+        origin.may_answer.set()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
 def test_how_far_it_is_can_be_seen_while_the_engine_is_waited_for(

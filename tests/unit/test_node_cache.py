@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,30 @@ def test_a_cache_is_one_agents(tmp_path: Path) -> None:
         pass
     with Cache(tmp_path / "cache").of_one_agent():
         pass
+
+
+def test_one_of_two_threads_fetches_an_artifact(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """Several requests for a name that the engine does not know yet ask for it at once."""
+    digest, both = keep_artifact(store, "weights"), threading.Barrier(2)
+    origin = FlakyOrigin(store)
+
+    def fetch() -> None:
+        both.wait()
+        Cache(tmp_path / "cache").fetch(digest, origin)
+
+    threads = [threading.Thread(target=fetch) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert origin.offsets == [0]
+
+
+def test_fetches_leave_nothing_behind(store: LocalArtifactStore, tmp_path: Path) -> None:
+    """What keeps others out meanwhile is one file, however many artifacts come and go."""
+    cache = Cache(tmp_path / "cache")
+    left = []
+    for content in "ab":
+        cache.fetch(keep_artifact(store, content), store)
+        left.append([path.name for path in (cache.root / "staging").iterdir()])
+    assert left == [["lock"], ["lock"]]

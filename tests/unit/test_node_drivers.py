@@ -241,6 +241,18 @@ def test_a_directory_holds_links_that_appear_whole(tmp_path: Path) -> None:
     assert driver.listed() == {}
 
 
+def test_what_has_an_adapters_name_in_a_directory_is_left_alone(tmp_path: Path) -> None:
+    """Somebody's file is not replaced, nor is a link given another target: the node says why it cannot load."""
+    driver = open_driver("directory", str(tmp_path))
+    (tmp_path / "file.v1").write_text("mine")
+    (tmp_path / "link.v1").symlink_to(tmp_path / "elsewhere")
+    for name in ("file.v1", "link.v1"):
+        with pytest.raises(NodeFailure, match="File exists"):
+            driver.load(name, str(tmp_path / "x"))
+    assert (tmp_path / "file.v1").read_text() == "mine"
+    assert driver.listed() == {"link.v1": str(tmp_path / "elsewhere")}
+
+
 def test_every_file_is_a_driver_and_there_is_no_list_of_them() -> None:
     """Adding an engine is adding a file."""
     assert driver_names() == ["directory", "sglang", "vllm"]

@@ -52,7 +52,7 @@ from lora_workers.node.wishes import Wish, wishes_of
 logger = logging.getLogger(__name__)
 
 _BUSY_LOOK_S: Final = 0.5
-_FETCHED_SOON_S: Final = 0.05
+_FETCHED_SOON_S: Final = 0.25
 """What is fetched by then is acknowledged in one command with what came before."""
 _LONGEST_DRAIN: Final = 20
 """So many drain times: then an adapter is unloaded even if requests for it never end."""
@@ -122,10 +122,7 @@ class Agent:
             for work in (self._follow, self._beat):
                 threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
             while not self._stopping.is_set():
-                wait_s = self._step()
-                untold_s = self._acks.flush(after_s=_FETCHED_SOON_S if self._fetches.digests else 0.0)
-                self._wake.wait(min(wait_s, untold_s))
-                self._wake.clear()
+                self._wait(self._step())
             self._fetches.close()
             self._calls.close()
         self._driver.close()
@@ -135,6 +132,15 @@ class Agent:
             self._nodes.leave(self._options.node_id)
         except RegistryError as error:
             logger.warning("the registry was not told that the node ends: %s", error)
+
+    def _wait(self, wait_s: float) -> None:
+        """Until something happens, or so long; what is to be said and waits for more is said meanwhile."""
+        untold_s = self._acks.flush(after_s=_FETCHED_SOON_S if self._fetches.digests else 0.0)
+        if untold_s < wait_s and not self._wake.wait(untold_s):
+            self._acks.flush()
+            wait_s -= untold_s
+        self._wake.wait(wait_s)
+        self._wake.clear()
 
     def stop(self) -> None:
         """End `run` soon. The engine keeps what it has."""

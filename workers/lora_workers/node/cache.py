@@ -16,6 +16,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -33,10 +34,13 @@ from lora_workers.node.failures import NodeFailure
 
 _FILES: Final = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
 _CHUNK_BYTES: Final = 1 << 20
+_BEGUN_FILE: Final = 0o644
 _READ_ONLY_FILE: Final = 0o444
 _READ_ONLY_DIRECTORY: Final = 0o555
 _OPEN_DIRECTORY: Final = 0o755
 """Engines run as other users: everybody reads. Source: safetensors 0.8 writes mode 0600."""
+_LOCK: Final = struct.Struct("hhqqi0q")
+"""`struct flock`: kind, from where, first byte, bytes, process. Source: Linux, F_OFD_SETLKW(2const)."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 Fingerprint = tuple[tuple[int, int, int], ...]
 
@@ -105,10 +109,11 @@ class Cache:
             NodeFailure: it cannot be fetched or kept.
         """
         path = self.path(digest)
-        if not self._is_whole(digest):  # else who may only read the cache needs no lock
-            with self._locked(path.name):
-                if not self._is_whole(digest):
-                    self._bring(digest, origin, keep)
+        with _failures():
+            if not self._is_whole(digest):  # else who may only read the cache needs no lock
+                with self._locked(path.name):
+                    if not self._is_whole(digest):
+                        self._bring(digest, origin, keep)
         with suppress(OSError):
             os.utime(path)  # the one that was not used for longest goes first
         self._verified[digest] = _fingerprint(str(path)) or ()
@@ -151,7 +156,7 @@ class Cache:
         Raises:
             NodeFailure: the cache cannot be written.
         """
-        with _cache_errors(), suppress(FileNotFoundError):
+        with _failures(), suppress(FileNotFoundError):
             self._remove(self.path(digest))
 
     # What a served name stands for
@@ -163,7 +168,7 @@ class Cache:
             NodeFailure: the cache cannot be written.
         """
         path, text = self._note(record.served_name), record.model_dump_json().encode()
-        with _cache_errors():
+        with _failures():
             with suppress(FileNotFoundError):
                 if path.read_bytes() == text:
                     return
@@ -189,40 +194,23 @@ class Cache:
     # Fetching
 
     def _bring(self, digest: str, origin: Origin, keep: Callable[[], Collection[str]]) -> None:
-        with _origin_errors():
-            manifest = origin.manifest(digest)
+        manifest = origin.manifest(digest)
         target, described = self.path(digest), manifest.to_json()
-        staging = self.root / "staging" / target.name
+        staging = self._make("staging") / target.name
+        self._make("sha256")
+        begun_bytes = _begin(staging)
         wanted_bytes = manifest.config.size_bytes + manifest.weights.size_bytes + len(described)
-        with _cache_errors():
-            self._make("sha256")
-            staging.mkdir(parents=True, exist_ok=True)
-        with self._room, _cache_errors():
-            short_of_bytes = wanted_bytes - _size_of(staging)  # less what an earlier try fetched
-            self._make_room(short_of_bytes, lambda: {*keep(), digest})
+        with self._room:
+            self._make_room(wanted_bytes - begun_bytes, lambda: {*keep(), digest})
             self._coming[digest] = wanted_bytes
         try:
             for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
                 _bring_file(origin, digest, name, expected, staging / name)
-            with _cache_errors():
-                # Not synced, as the two files are: one that a power failure takes, like a rename, costs a fetch.
-                _write(staging / MANIFEST_FILE, described)
-                self._settle(staging, target)
+            # Not synced, as the two files are: one that a power failure takes, like a rename, costs a fetch.
+            _write(staging / MANIFEST_FILE, described)
+            _settle(staging, target)
         finally:
             del self._coming[digest]
-
-    @staticmethod
-    def _settle(staging: Path, target: Path) -> None:
-        """Move it to its place. A damaged one is mended file by file: its path never goes away."""
-        if target.is_dir():
-            target.chmod(_OPEN_DIRECTORY)
-            for name in _FILES:
-                (staging / name).replace(target / name)
-            staging.rmdir()
-        else:
-            target.unlink(missing_ok=True)  # something else of that name
-            staging.rename(target)
-        target.chmod(_READ_ONLY_DIRECTORY)
 
     def _is_whole(self, digest: str) -> bool:
         directory = self.path(digest)
@@ -236,23 +224,26 @@ class Cache:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """One process at a time fetches an artifact; the agent and the engine's own plug-in may share a cache."""
-        with _cache_errors():
-            staging = self._make("staging")
-            descriptor = os.open(staging / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """One thread at a time fetches an artifact; the agent and the engine's own plug-in may share a cache.
+
+        Each artifact is a byte of one file. The lock is the descriptor's, not the process's: threads count, too.
+        """
+        byte = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, int(name[:15], 16), 1, 0)
+        descriptor = os.open(self._make("staging") / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, byte)
             yield
         finally:
             os.close(descriptor)
 
     def _make(self, part: str) -> Path:
         """A part of the cache, for the engine's user to enter whatever the umask is."""
-        for directory in (self.root, self.root / part):
+        made = self.root / part
+        for directory in (self.root, made) if not made.is_dir() else ():
             if not directory.is_dir():
                 directory.mkdir(parents=True, exist_ok=True)
                 directory.chmod(_OPEN_DIRECTORY)
-        return self.root / part
+        return made
 
     # Room
 
@@ -306,14 +297,24 @@ def _is_locked(descriptor: int) -> bool:
     return True
 
 
+def _begin(staging: Path) -> int:
+    """Make the directory for a fetch; returns how many bytes an earlier one left in it."""
+    try:
+        staging.mkdir()
+    except FileExistsError:
+        for path in staging.iterdir():
+            path.chmod(_BEGUN_FILE)
+        return _size_of(staging)
+    return 0
+
+
 def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, path: Path) -> None:
     """Fetch one file, from where an earlier try broke off.
 
     Raises:
-        NodeFailure: it cannot be fetched, or has other bytes.
+        NodeFailure: it has other bytes. And what `origin` raises.
+        OSError: the cache cannot take it.
     """
-    with suppress(OSError):
-        path.chmod(0o644)
     for _ in range(2):
         resumed, fetched = _resume(origin, digest, name, expected, path)
         if fetched == expected:
@@ -328,34 +329,36 @@ def _bring_file(origin: Origin, digest: str, name: str, expected: FileDigest, pa
 
 def _resume(origin: Origin, digest: str, name: str, expected: FileDigest, path: Path) -> tuple[bool, FileDigest]:
     """Append what is missing; returns whether there was a beginning, and the digest of what is there now."""
-    with _cache_errors():
-        file = path.open("ab")
-    with file:
-        with _cache_errors():
-            offset = file.tell()
-            sha256 = _sha256_of(path) if offset else hashlib.sha256()
-        with _origin_errors():
-            chunks = iter(origin.read(digest, name, offset=offset, expected=expected))
-        while True:
-            with _origin_errors():
-                try:
-                    chunk = next(chunks, b"")
-                except ArtifactDamaged:
-                    if not offset:
-                        raise
-                    break  # its beginning is longer than the file: begin again
-            if not chunk:
-                break
-            with _cache_errors():
+    with path.open("ab") as file:
+        offset = file.tell()
+        sha256 = _sha256_of(path) if offset else hashlib.sha256()
+        try:
+            for chunk in origin.read(digest, name, offset=offset, expected=expected):
                 file.write(chunk)
                 file.flush()
-            sha256.update(chunk)  # while it is at hand, rather than read again
+                sha256.update(chunk)  # while it is at hand, rather than read again
+        except ArtifactDamaged:
+            if not offset:
+                raise
+            # Its beginning is longer than the file: begin again.
         fetched = FileDigest(sha256.hexdigest(), file.tell())
         if fetched == expected:  # engines read it, perhaps before a node that starts again has verified it
-            with _cache_errors():
-                os.fchmod(file.fileno(), _READ_ONLY_FILE)
-                os.fsync(file.fileno())
+            os.fchmod(file.fileno(), _READ_ONLY_FILE)
+            os.fsync(file.fileno())
         return offset > 0, fetched
+
+
+def _settle(staging: Path, target: Path) -> None:
+    """Move it to its place. A damaged one is mended file by file: its path never goes away."""
+    if target.is_dir():
+        target.chmod(_OPEN_DIRECTORY)
+        for name in _FILES:
+            (staging / name).replace(target / name)
+        staging.rmdir()
+    else:
+        target.unlink(missing_ok=True)  # something else of that name
+        staging.rename(target)
+    target.chmod(_READ_ONLY_DIRECTORY)
 
 
 def _sha256_of(path: Path) -> hashlib._Hash:
@@ -378,25 +381,19 @@ def _size_of(directory: Path) -> int:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)  # an earlier one is read-only
     with path.open("wb") as file:
         file.write(content)
         os.fchmod(file.fileno(), _READ_ONLY_FILE)
 
 
 @contextmanager
-def _cache_errors() -> Iterator[None]:
+def _failures() -> Iterator[None]:
+    """Map what the file system says of the cache, and the store of an artifact, to NodeFailure."""
     try:
         yield
     except OSError as error:
         code = codes.NODE_CACHE_FULL if error.errno in _NO_ROOM else codes.NODE_CACHE_UNUSABLE
         raise NodeFailure(code, f"cache: {error.strerror or error}: {error.filename}", may_pass=True) from error
-
-
-@contextmanager
-def _origin_errors() -> Iterator[None]:
-    try:
-        yield
     except NotFound as error:
         raise NodeFailure(codes.NODE_ARTIFACT_MISSING, error.message, may_pass=False) from error
     except ArtifactDamaged as error:

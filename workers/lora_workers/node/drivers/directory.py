@@ -1,12 +1,11 @@
 """A directory that an engine watches, or was told of: a link called like the served name, to the adapter's files.
 
-The link appears whole (it is made aside and renamed) and never changes its target.
+The link appears whole and never changes its target; what else has its name is left alone.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,11 +53,14 @@ class DirectoryDriver:
 
     def load(self, served_name: str, path: str) -> None:
         """See `Driver`."""
-        aside = self._directory / f".{served_name}-{secrets.token_hex(4)}"
+        link = self._directory / served_name
         with _directory_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
-            aside.symlink_to(path)
-            aside.rename(self._directory / served_name)
+            try:
+                link.symlink_to(path)
+            except FileExistsError:
+                if not (link.is_symlink() and str(link.readlink()) == path):
+                    raise
 
     def unload(self, served_name: str) -> None:
         """See `Driver`."""

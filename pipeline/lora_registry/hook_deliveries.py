@@ -114,12 +114,15 @@ class Recalled:
         known: what became of it; `CURRENT` is published, unchanged, or on its way; `HINDERED` was rejected for what may
             pass, `REFUSED` for what it is.
         registration_id: the last registration from its origin, of this content or another; empty if there is none.
+        order: which of its adapter's registrations brought the content: a later one has a larger number. 0: that is
+            forgotten; infinite: it is yet to be registered.
         codes: of a rejected one: what it was rejected for.
         ended_s: of a rejected one: how many seconds ago that was.
     """
 
     known: Known
     registration_id: str = ""
+    order: float = 0.0
     codes: tuple[str, ...] = ()
     ended_s: float = 0.0
 
@@ -210,14 +213,14 @@ class HookDeliveries:
         """
         keys, settings = [self._keys.origin(event.origin)], self._settings
         args: list[str | int] = [settings.key_prefix, event.content, settings.retention_s]
-        state, registration_id, *rejection = scripts.call(self._redis, "recall", keys=keys, args=args)
+        state, registration_id, order, *rejection = scripts.call(self._redis, "recall", keys=keys, args=args)
         known = _KNOWN.get(state, Known.CURRENT)
         if not rejection:
-            return Recalled(known, registration_id)
+            return Recalled(known, registration_id, float(order))
         findings = load_findings(rejection[0])
         known = Known.HINDERED if may_pass(findings) else known
         codes = tuple(dict.fromkeys(each.code for each in findings if each.severity is Severity.ERROR))
-        return Recalled(known, registration_id, codes, int(rejection[1]) / _US_PER_S)
+        return Recalled(known, registration_id, float(order), codes, int(rejection[1]) / _US_PER_S)
 
     def note_refusal(self, hook: str, code: Code, reason: str) -> None:
         """Note that a delivery was refused, and nothing else of it.

@@ -276,6 +276,22 @@ def test_refs_of_one_adapter_of_which_nobody_knows_the_newest(registry: Registry
     assert rounds.accept() == 0
 
 
+def test_a_tag_that_failed_is_not_asked_for_once_a_later_one_was(registry: Registry) -> None:
+    """Else the adapter would go back to it; the later one, if it is the one that failed, is asked for again."""
+    rounds, shelf = shelved(registry.with_settings(resync_interval_s=1000.0), bot={"refs/tags/v1": A})
+    rounds.look()
+    rounds.end(Outcome.REJECTED, namespace_codes.QUOTA_VERSIONS_PER_DAY)
+    rounds.pass_time(2000)
+    shelf.repos["acme/bot"] = {"refs/tags/v1": A, "refs/tags/v2": B}
+    assert rounds.look() == [("hf://acme/bot@v1", "left"), ("hf://acme/bot@v2", "queued")]
+    for step in (lambda: 0, rounds.accept, rounds.end):  # it is pending, queued, decided
+        step()
+        assert rounds.sights() == ["left", "current"]
+    shelf.repos["acme/bot"] = {"refs/tags/v2": B, "refs/tags/v3": "c" * 40}
+    assert (rounds.sights(), rounds.end(Outcome.DEAD_LETTERED)) == (["current", "queued"], 1)
+    assert (rounds.sights(), rounds.end()) == (["current", "queued"], 1)
+
+
 def test_a_full_queue_and_an_absent_server_end_the_round(registry: Registry) -> None:
     """They are this registry's trouble and no place's: the caller hears of them, and nothing is noted."""
     rounds, _ = shelved(registry.with_settings(max_queued_events=1), bot=A, other=B)

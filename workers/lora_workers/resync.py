@@ -61,6 +61,7 @@ class Sight(StrEnum):
     """It cannot be had now; the next round looks again."""
 
 
+_ASKED_AGAIN: Final = (Known.HINDERED, Known.DEAD_LETTERED)
 _SIGHTS: Final = {Verdict.QUEUED: Sight.QUEUED, Verdict.IGNORED: Sight.LEFT}
 
 
@@ -193,12 +194,16 @@ class Resync:
         for head in unclear:
             rivals.setdefault(head.adapter, []).append((head, self._deliveries.recall(head.event)))
         for (adapter, _), known in rivals.items():
+            latest = max(recalled.order for _, recalled in known)
             unknown = [each for each in known if each[1].known is Known.NEW]
             if len(unknown) > 1:
                 yield self._note(name, f"{place} ({adapter})", Sight.LEFT, _said(hook_codes.WATCH_UNCLEAR))
                 known = [each for each in known if each not in unknown]
             for head, recalled in known:
-                yield self._settle(name, head, recalled)
+                if recalled.known in _ASKED_AGAIN and recalled.order < latest:  # the adapter would go back to it
+                    yield Seen(name, head.event.event.source, Sight.LEFT, "It failed, and a later one was asked for.")
+                else:
+                    yield self._settle(name, head, recalled)
 
     def _settle(self, name: str, head: Head, recalled: Recalled) -> Seen:
         """Ask for what is new, and now and then for what failed by no fault of its own."""

@@ -225,6 +225,17 @@ def test_content_that_was_rejected_for_what_may_pass_is_asked_for_after_growing_
     rounds.end()
 
 
+def test_no_pause_outlasts_what_is_kept_of_the_rejection(registry: Registry) -> None:
+    """Else a rejection that is forgotten before its pause is over would be taken for content that is served."""
+    rounds, _ = shelved(registry.with_settings(resync_interval_s=1000.0, retention_s=4000), bot=A)
+    assert rounds.sights() == ["queued"]
+    for pause_s in (1000, 2000, 2000, 2000):
+        rounds.end(Outcome.REJECTED, namespace_codes.QUOTA_VERSIONS_PER_DAY)
+        rounds.pass_time(pause_s)
+        assert rounds.sights() == ["queued"]
+    rounds.end()
+
+
 def test_an_event_that_was_refused_is_left(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the inbox does not take is not asked for each round."""
     rounds, _ = shelved(registry, bot=A)

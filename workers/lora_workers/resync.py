@@ -227,7 +227,8 @@ class Resync:
 
     def _pause_s(self, name: str, delivery_id: str) -> float:
         doubled = min(self._times(name, delivery_id), 20)
-        return min(self._settings.resync_interval_s * 2.0**doubled, LONGEST_PAUSE_S)
+        longest_s = min(LONGEST_PAUSE_S, self._settings.retention_s / 2)  # what is forgotten would count as served
+        return min(self._settings.resync_interval_s * 2.0**doubled, longest_s)
 
     def _times(self, name: str, delivery_id: str) -> int:
         try:

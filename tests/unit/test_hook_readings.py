@@ -176,6 +176,15 @@ def test_two_repositories_share_an_adapter_only_where_a_rule_names_it(
     assert (first.named_after == second.named_after) is are_one
 
 
+def test_a_model_that_is_called_like_the_template_is_one_of_many() -> None:
+    """It is no plain name that the operator chose, so the adapter `model` may still be another model's."""
+    rule = {"model": "*", "created": True, "base": "tiny-llama", "schemes": ["s3"]}
+    told = {"version": "1", "source": "s3://adapters/one"}
+    body = {"entity": "model_version", "action": "created", "data": told | {"name": "{model}"}}
+    [made] = read(hooks.mlflow(body), rule).events
+    assert (made.event.name, made.named_after) == ("model", "model {model}")
+
+
 @pytest.mark.parametrize("repo_name", ["text", "v3", "---", "_"])
 def test_a_name_that_cannot_be_made_legal_is_ignored(repo_name: str) -> None:
     """A repository called like a reserved word asks for nothing, and the reason names the rule that it breaks."""

@@ -122,7 +122,8 @@ class Rule(BaseModel):
         except (InvalidName, ValidationError) as error:
             why = describe_validation_error(error) if isinstance(error, ValidationError) else error.message
             raise Ignored(f"No legal event can be made of it: {why}") from error
-        named_after = "" if text == self.name else " ".join(filter(None, (self.THING, said.thing, text[:500])))
+        is_plain = "{" not in self.name  # what a sender says may read like the template
+        named_after = "" if is_plain else " ".join(filter(None, (self.THING, said.thing, text[:500])))
         return HookEvent(event, said.content[:500], said.order, quiet_s, named_after)
 
 

@@ -117,8 +117,13 @@ class Station:
         limit_s = self._settings.resolve_time_limit_s
 
         def limited(lease: Lease) -> Mapping[str, str | int] | None:
-            with time_limit(limit_s, SourceTooSlow(f"nothing was found within {limit_s:g} s")):
-                return perform(lease)
+            try:
+                with time_limit(limit_s, SourceTooSlow(f"nothing was found within {limit_s:g} s")):
+                    return perform(lease)
+            except SourceTooSlow:
+                # It may have rung between a command and its answer, which the next command would be given.
+                self._client.connection_pool.disconnect(inuse_connections=False)
+                raise
 
         return limited
 

@@ -107,11 +107,15 @@ class RemoteSource:
 
     def copy(self, file: PinnedFile, to: str, *, tap: Tap | None = None) -> FileDigest:
         """See `Source.copy`."""
+        left = file.size_bytes
         try:
             with Path(to).open("wb") as target, ChunkDigest(tap) as digest:
                 for chunk in self._store.stream(file):
                     view = memoryview(chunk)
                     digest.update(view)
+                    left -= len(view)
+                    if left < 0:  # it may never end
+                        raise Transient(f"{file.name}: more came than {file.size_bytes} bytes")
                     target.write(view)
         except OSError as error:
             raise Transient(f"{file.name} cannot be copied: {error.strerror or error}") from error

@@ -331,6 +331,21 @@ def test_file_that_changes_while_it_is_copied_is_rejected(source: LocalSource, r
     reading.join(10)
 
 
+def test_copy_of_a_file_that_grows_all_the_while_ends(source: LocalSource, root: Path, tmp_path: Path) -> None:
+    """Else who writes on would fill the disk that all adapters are copied to."""
+    weights = write_files(root / "a") / WEIGHTS_FILE
+    pinned = source.resolve(str(root / "a"))
+    seen = []
+
+    def write_on(chunk: memoryview) -> None:
+        seen.append(len(chunk))
+        assert len(seen) < 10
+        with weights.open("ab") as file:
+            file.write(bytes(100))
+
+    assert rejection(lambda: source.copy(pinned.weights, str(tmp_path / "copy"), tap=write_on)) == "SOURCE_CHANGED"
+
+
 def test_reading_stops_one_byte_after_the_limit(source: LocalSource, root: Path) -> None:
     """A config of gigabytes is not read; its reader sees that it is too large."""
     directory = write_files(root / "a", **{CONFIG_FILE: b"x" * 1000})

@@ -115,9 +115,11 @@ class LocalSource:
         """
         buffer = memoryview(bytearray(CHUNK_BYTES))
         with _opened(file) as source, _mapped(file.location), Path(to).open("wb") as target, ChunkDigest(tap) as digest:
-            while count := os.readv(source, [buffer]):
+            left = file.size_bytes
+            while left >= 0 and (count := os.readv(source, [buffer])):  # it may grow all the while
                 digest.update(buffer[:count])
                 target.write(buffer[:count])
+                left -= count
             _check_pin(file, os.fstat(source))
         copied = digest.result()
         check_digest(file, copied.sha256)

@@ -8,6 +8,7 @@ agent               the loop beside an engine, which does these again and again:
   fetches             what is on its way into the cache, in threads of its own
   cache               fetch: artifacts on the node's disk, by digest, verified
   engine_calls        what the engine is being asked for, in threads of their own
+  daemon_threads      … and the threads of both
   drivers/            load, list, probe, unload: one file for each engine
   acknowledgements    what was said to the registry, and what is still to say while it is out of reach
 failures            why a version is not served

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from lora_registry.nodes import NodeState
+from lora_workers.node.daemon_threads import DaemonThreads
 from lora_workers.node.failures import NodeFailure
 
 AT_ONCE: Final = 4
@@ -26,9 +26,8 @@ class EngineCalls:
     def __init__(self, *, is_at_once: bool, told: Callable[[], None]) -> None:
         self._is_at_once = is_at_once
         self._tell = told if not is_at_once else lambda: None
-        self._waiting: queue.SimpleQueue[tuple[str, Iterator[NodeState]] | None] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[tuple[str, NodeState | Exception | None]] = queue.SimpleQueue()
-        self._threads = 0
+        self._threads = DaemonThreads("engine", most=AT_ONCE)
         self._under_way: dict[str, str | None] = {}
 
     @property
@@ -41,12 +40,8 @@ class EngineCalls:
         self._under_way[name] = path
         if self._is_at_once:
             self._make(name, call)
-            return
-        self._waiting.put((name, call))
-        if self._threads < min(AT_ONCE, len(self._under_way)):
-            self._threads += 1
-            # As daemons: an engine that hangs must not hang the end of the process.
-            threading.Thread(target=self._work, daemon=True, name=f"engine-{self._threads}").start()
+        else:
+            self._threads.begin(partial(self._make, name, call), unfinished=len(self._under_way))
 
     def take_told(self) -> Iterator[tuple[str, NodeState | NodeFailure]]:
         """What calls came to since the last time: how far each name is, or why it is no further."""
@@ -61,15 +56,7 @@ class EngineCalls:
 
     def close(self) -> None:
         """Begin no more; what is under way ends or not, nobody waits for it."""
-        with suppress(queue.Empty):  # a thread may take the last one meanwhile
-            while True:
-                self._waiting.get_nowait()
-        for _ in range(self._threads):
-            self._waiting.put(None)
-
-    def _work(self) -> None:
-        while waiting := self._waiting.get():
-            self._make(*waiting)
+        self._threads.close()
 
     def _make(self, name: str, call: Iterator[NodeState]) -> None:
         try:

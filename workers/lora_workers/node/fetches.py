@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from lora_registry import node_codes as codes
 from lora_registry.catalog import VersionRecord
+from lora_workers.node.daemon_threads import DaemonThreads
 from lora_workers.node.failures import NodeFailure
 
 AT_ONCE: Final = 4
@@ -29,9 +29,9 @@ class Fetches:
     def __init__(self, fetch: Callable[[VersionRecord], None], *, done: Callable[[], None]) -> None:
         self._fetch = fetch
         self._done = done
-        self._waiting: queue.SimpleQueue[VersionRecord | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[tuple[VersionRecord, NodeFailure | None]] = queue.SimpleQueue()
-        self._threads = self._begun = 0
+        self._threads = DaemonThreads("fetch", most=AT_ONCE)
+        self._begun = 0
         self._running: set[str] = set()
 
     @property
@@ -43,11 +43,7 @@ class Fetches:
         """Fetch the artifact of a version, when a thread is free."""
         self._running.add(record.digest)
         self._begun += 1  # several versions may be of one artifact, and each takes a thread
-        self._waiting.put(record)
-        if self._threads < min(AT_ONCE, self._begun):
-            self._threads += 1
-            # As daemons: a store that hangs must not hang the end of the process.
-            threading.Thread(target=self._work, daemon=True, name=f"fetch-{self._threads}").start()
+        self._threads.begin(partial(self._work, record), unfinished=self._begun)
 
     def take_ended(self) -> Iterator[tuple[VersionRecord, NodeFailure | None]]:
         """What ended since the last call, and how."""
@@ -59,16 +55,11 @@ class Fetches:
 
     def close(self) -> None:
         """Begin no more; what is on its way ends or not, nobody waits for it."""
-        with suppress(queue.Empty):  # a thread may take the last one meanwhile
-            while True:
-                self._waiting.get_nowait()
-        for _ in range(self._threads):
-            self._waiting.put(None)
+        self._threads.close()
 
-    def _work(self) -> None:
-        while record := self._waiting.get():
-            self._ended.put((record, self._failure_of(record)))
-            self._done()
+    def _work(self, record: VersionRecord) -> None:
+        self._ended.put((record, self._failure_of(record)))
+        self._done()
 
     def _failure_of(self, record: VersionRecord) -> NodeFailure | None:
         try:

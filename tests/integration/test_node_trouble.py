@@ -14,6 +14,7 @@ import pytest
 
 from lora_registry import node_codes as codes
 from lora_registry.artifacts import WEIGHTS_FILE, Manifest
+from lora_registry.catalog import VersionRecord
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
@@ -97,16 +98,22 @@ def test_a_version_that_requests_hold_is_looked_at_now_and_then(
         registry.wait_for(old.served_name, NodeState.RETIRED)
 
 
+def unload_that_fails(registry: StoringRegistry, engine: EngineDouble) -> VersionRecord:
+    """A version that another took the place of, and that the engine has all the same."""
+    old = registry.publish_version(content="one")
+    registry.wait_for(old.served_name, NodeState.ROUTABLE)
+    engine.fails.add("unload")
+    registry.publish_version(content="two")
+    registry.wait_for(old.served_name, NodeState.FAILED)
+    return old
+
+
 def test_an_unload_that_fails_is_tried_again_with_pauses(
     registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
 ) -> None:
     """It fails for a while, is said after three times, and ends well once the engine is."""
     with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
-        old = registry.publish_version(content="one")
-        registry.wait_for(old.served_name, NodeState.ROUTABLE)
-        engine.fails.add("unload")
-        registry.publish_version(content="two")
-        registry.wait_for(old.served_name, NodeState.FAILED)
+        old = unload_that_fails(registry, engine)
         assert engine.calls["unload"] == 3
         engine.fails.clear()
         registry.wait_for(old.served_name, NodeState.RETIRED)
@@ -117,11 +124,7 @@ def test_what_is_wanted_again_after_its_unload_failed_is_routable_again(
 ) -> None:
     """The engine has it all the while: a rollback to it does not wait for what has been there for long."""
     with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
-        old = registry.publish_version(content="one")
-        registry.wait_for(old.served_name, NodeState.ROUTABLE)
-        engine.fails.add("unload")
-        registry.publish_version(content="two")
-        registry.wait_for(old.served_name, NodeState.FAILED)
+        old = unload_that_fails(registry, engine)
         registry.catalog.move_alias(BOT, BOT.name, old.version)
         registry.wait_for(old.served_name, NodeState.ROUTABLE)
 

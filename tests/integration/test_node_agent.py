@@ -17,7 +17,7 @@ from lora_registry.artifacts import WEIGHTS_FILE, Manifest
 from lora_registry.errors import PromotionAborted, RedisUnavailable
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.marks import Marks
-from lora_registry.names import AdapterName
+from lora_registry.names import AdapterName, Reference
 from lora_registry.nodes import NodeState
 from lora_registry.open_promotions import OpenPromotions
 from lora_registry.promotion import Promotions
@@ -25,6 +25,7 @@ from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
 from lora_workers.garbage import GarbageCollection
 from lora_workers.node import agent
+from lora_workers.node.cache import Cache
 from lora_workers.node.drivers.directory import DirectoryDriver
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.lookup import LazyOrigin
@@ -375,6 +376,36 @@ def test_a_lazy_node_loads_nothing_and_has_everything_at_hand(
         registry.wait_for(record.served_name, NodeState.RESOLVABLE)
         assert links(options) == {}
         assert (options.cache / "served" / f"{record.served_name}.json").is_file()
+
+
+def test_all_names_are_noted_of_one_artifact_and_each_as_it_is_now(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Or the plug-in, while Redis is away, would not know the second one, or judge it by the labels that it had."""
+    options = make_options(tmp_path)
+    noted = Cache(options.cache).recall
+    with running_agent(options, settings):
+        records = [registry.publish_version(name, content="the same") for name in ("support-bot", "sales-bot")]
+        for record in records:
+            registry.wait_for(record.served_name, NodeState.ROUTABLE)
+            assert noted(record.served_name) == record
+        assert records[0].digest == records[1].digest
+        labelled, _ = registry.lifecycle.label(Reference(BOT), {"tier": "gold"})
+        wait_until(lambda: noted(labelled.served_name) == labelled, what="a new note")
+
+
+def test_a_note_that_cannot_be_written_keeps_no_adapter_from_serving(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """It matters only while Redis is away, and is written as soon as it can be."""
+    options = make_options(tmp_path)
+    options.cache.mkdir()
+    (options.cache / "served").write_text("a file where a directory should be")
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        (options.cache / "served").unlink()
+        wait_until(lambda: Cache(options.cache).recall(record.served_name) == record, what="the note")
 
 
 def test_a_selector_narrows_what_a_node_serves(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:

@@ -145,6 +145,39 @@ def test_what_could_not_be_mended_for_a_while_is_routable_again(
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
+class Overloaded(EngineDouble):
+    """An engine that gives no answer to the next lists.
+
+    Attributes:
+        misses: to how many.
+    """
+
+    misses = 0
+
+    def listed(self) -> dict[str, str | None]:
+        """See `Driver`."""
+        listed = super().listed()
+        if self.misses:
+            self.misses -= 1
+            raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, "ReadTimeout", may_pass=True)
+        return listed
+
+
+def test_an_engine_that_missed_a_list_or_two_is_not_asked_to_confirm_what_it_has(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """It is overloaded: a request for each of its adapters is the last thing that it needs."""
+    engine = Overloaded()
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        engine.misses = 2
+        wait_until(lambda: not engine.misses, what="two lists missed")
+        wait_for_looks(engine, 3)
+        assert engine.calls["probe"] == 1
+        assert registry.states(record.served_name) == {"node-1": NodeState.ROUTABLE}
+
+
 class Muffled(EngineDouble):
     """An engine that does as it is told, and whose answer to an unload gets lost."""
 

@@ -106,6 +106,7 @@ class Agent:
         self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
+        self._noted: dict[str, VersionRecord] = {}
         self._leaving: dict[str, float] = {}
         self._unloaded: set[str] = set()
         self._engine_failures = 0
@@ -199,6 +200,7 @@ class Agent:
                 return self._options.retry_first_s
         self._catch_up(view)
         situation = self._situation(view, listed)
+        self._note(situation)
         if listed is not None:
             self._kept = situation.kept
         for action in plan(situation):
@@ -252,7 +254,7 @@ class Agent:
         for name in self._acks.known if self._engine_failures >= _PATIENCE else ():
             if self._acks.state(name) in _UP:
                 self._acks.fail(name, failure)
-        self._confirmed.clear()
+                self._confirmed.discard(name)  # that it answers again is to be said anew
 
     def _catch_up(self, view: CatalogView) -> None:
         """Tell the registry what it does not know, or not any more."""
@@ -383,6 +385,18 @@ class Agent:
         held = {digest for path in paths if (digest := self._cache.digest_at(path))}
         self._digests = frozenset({wish.record.digest for wish in wishes} | held)
 
+    def _note(self, situation: Situation) -> None:
+        """Note what the names stand for whose bytes are here: the plug-in reads it while Redis is away."""
+        for wish in situation.wishes:
+            record, is_here = wish.record, wish.record.digest in situation.ready and wish.name not in situation.refused
+            if is_here and self._noted.get(wish.name) is not record:
+                try:
+                    self._cache.remember(record)
+                except NodeFailure as failure:  # no reason not to serve it, and tried again at the next look
+                    logger.warning("%s is not known without Redis: %s", wish.name, failure.message)
+                    return
+                self._noted[wish.name] = record
+
     def _notice_losses(self, listed: dict[str, str | None]) -> None:
         """What the engine has no more, without having been asked to unload it: it was restarted."""
         self._confirmed &= listed.keys()
@@ -479,6 +493,7 @@ class Agent:
         if state is NodeState.RETIRED:
             if not self._is_published(name):
                 self._cache.forget(name)
+                self._noted.pop(name, None)
             self._retries.forget(name)
             self._refusals.pop(name, None)
         if state is NodeState.RESOLVABLE and self._options.eager:
@@ -502,7 +517,6 @@ class Agent:
 
     def _fetch(self, record: VersionRecord) -> None:
         self._cache.fetch(record.digest, self._origin, keep=self._in_use)
-        self._cache.remember(record)
 
     def _in_use(self) -> set[str]:
         """Digests that must stay in the cache: what is wanted, and what the engine may read again."""

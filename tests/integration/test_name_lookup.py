@@ -116,6 +116,35 @@ def test_while_redis_is_away_the_cache_knows_its_names(
     assert find(away(settings), tmp_path, "other.v1") is None
 
 
+def test_every_name_of_the_same_bytes_is_known_while_redis_is_away(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """The second one needs no fetch, and is noted all the same."""
+    records = [registry.publish_version(name, content="the same") for name in ("support-bot", "sales-bot")]
+
+    async def test(lookup: NameLookup) -> None:
+        for record in records:
+            assert await lookup.find(record.served_name)
+
+    run(make_lookup(settings, tmp_path), test)
+    for record in records:
+        found = find(away(settings), tmp_path, record.served_name)
+        assert found
+        assert found.record == record
+
+
+def test_a_note_that_cannot_be_written_keeps_no_name_from_being_found(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """What may only read the agent's cache serves from it, also before the agent has noted the newest labels."""
+    record = registry.publish_version()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "served").write_text("a file where a directory should be")
+    found = find(settings, tmp_path, record.served_name)
+    assert found
+    assert found.record == record
+
+
 def test_a_retired_name_is_unknown_and_forgotten(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
     """Redis says so, and from then on the cache does."""
     record = registry.publish_version()

@@ -62,14 +62,14 @@ def test_a_fetched_artifact_is_whole_read_only_and_readable_for_all(store: Local
     """Three files with the validated bytes, at the path of their digest; staging is empty."""
     digest = keep_artifact(store, "weights")
     cache = Cache(tmp_path / "cache")
-    assert not cache.has(digest)
+    assert cache.find(digest) is None
     path = cache.fetch(digest, store)
     assert path == cache.path(digest) == tmp_path / "cache" / "sha256" / digest.removeprefix("sha256:")
     assert {file.name for file in path.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
     assert (path / WEIGHTS_FILE).read_bytes() == b"weights"
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o444}
     assert stat.S_IMODE(path.stat().st_mode) == 0o555
-    assert cache.has(digest)
+    assert cache.find(digest) == str(cache.path(digest))
     assert not [each for each in (tmp_path / "cache" / "staging").iterdir() if each.is_dir()]
 
 
@@ -134,10 +134,10 @@ def test_damage_is_found_and_mended_at_the_same_path(
     path = cache.fetch(digest, store)
     inode = path.stat().st_ino
     damage(path, damaged)
-    assert not cache.has(digest)
+    assert cache.find(digest) is None
     assert cache.fetch(digest, store).stat().st_ino == inode
     assert (path / WEIGHTS_FILE).read_bytes() == b"weights"
-    assert cache.has(digest)
+    assert cache.find(digest) == str(cache.path(digest))
     assert stat.S_IMODE(path.stat().st_mode) == 0o555
 
 
@@ -148,7 +148,7 @@ def test_a_missing_file_is_damage(store: LocalArtifactStore, tmp_path: Path) -> 
     path = cache.fetch(digest, store)
     path.chmod(0o755)
     (path / WEIGHTS_FILE).unlink()
-    assert not cache.has(digest)
+    assert cache.find(digest) is None
     assert (cache.fetch(digest, store) / WEIGHTS_FILE).read_bytes() == b"weights"
 
 
@@ -158,9 +158,9 @@ def test_another_process_verifies_before_it_trusts(store: LocalArtifactStore, tm
     Cache(tmp_path / "cache").fetch(digest, store)
     origin = FlakyOrigin(store)
     second = Cache(tmp_path / "cache")
-    assert not second.has(digest)
+    assert second.find(digest) is None
     second.fetch(digest, origin)
-    assert second.has(digest)
+    assert second.find(digest) == str(second.path(digest))
     assert origin.offsets == []
 
 
@@ -291,7 +291,7 @@ def test_who_may_only_read_the_cache_has_what_is_in_it() -> None:
         os.seteuid(65534)
         try:
             assert readers.fetch(digests[0], store) == readers.path(digests[0])
-            assert readers.has(digests[0])
+            assert readers.find(digests[0]) == str(readers.path(digests[0]))
             with pytest.raises(NodeFailure) as failed:
                 readers.fetch(digests[1], store)
         finally:

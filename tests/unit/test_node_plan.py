@@ -49,8 +49,7 @@ def make_situation(*records: VersionRecord, **fields: Any) -> Situation:
     usual: dict[str, Any] = {
         "wishes": tuple(Wish(record) for record in records),
         "listed": {},
-        "ready": frozenset(record.digest for record in records),
-        "path_of": lambda digest: f"/cache/{digest}",
+        "ready": {record.digest: path_of(record) for record in records},
         "is_ours": lambda name, path: path is None or path.startswith("/cache/"),
         "now": 100.0,
         "drain_s": 10.0,
@@ -66,8 +65,8 @@ def path_of(record: VersionRecord) -> str:
 
 def test_what_is_missing_is_fetched_once() -> None:
     """A fetch on its way is not begun again."""
-    assert plan(make_situation(V1, ready=frozenset())) == [Fetch(V1)]
-    assert plan(make_situation(V1, ready=frozenset(), fetching=frozenset({V1.digest}))) == []
+    assert plan(make_situation(V1, ready={})) == [Fetch(V1)]
+    assert plan(make_situation(V1, ready={}, fetching=frozenset({V1.digest}))) == []
 
 
 def test_what_is_there_is_loaded_then_confirmed_then_left_alone() -> None:
@@ -80,12 +79,12 @@ def test_what_is_there_is_loaded_then_confirmed_then_left_alone() -> None:
 
 def test_fetches_begin_before_loads() -> None:
     """A load may take long, and a fetch runs beside it."""
-    assert plan(make_situation(V1, V2, ready=frozenset({V1.digest}))) == [Fetch(V2), Load(V1, path_of(V1))]
+    assert plan(make_situation(V1, V2, ready={V1.digest: path_of(V1)})) == [Fetch(V2), Load(V1, path_of(V1))]
 
 
 def test_a_damaged_file_of_a_loaded_adapter_is_fetched_again_without_an_unload() -> None:
     """Its path stays, and nobody who asks for it notices."""
-    situation = make_situation(V1, listed={"bot.v1": path_of(V1)}, ready=frozenset(), confirmed=frozenset({"bot.v1"}))
+    situation = make_situation(V1, listed={"bot.v1": path_of(V1)}, ready={}, confirmed=frozenset({"bot.v1"}))
     assert plan(situation) == [Fetch(V1)]
 
 
@@ -154,14 +153,14 @@ def test_what_the_engine_is_being_called_for_is_left_alone_until_that_ends() -> 
 def test_what_the_engine_would_not_serve_is_neither_fetched_nor_kept() -> None:
     """It is skipped; if it is loaded (the engine was replaced by another kind), it goes."""
     refused = frozenset({"bot.v1"})
-    assert plan(make_situation(V1, ready=frozenset(), refused=refused)) == [Refuse(V1)]
+    assert plan(make_situation(V1, ready={}, refused=refused)) == [Refuse(V1)]
     listed = {"bot.v1": path_of(V1)}
     assert plan(make_situation(V1, listed=listed, refused=refused)) == [Refuse(V1), Leave("bot.v1")]
 
 
 def test_what_is_not_for_the_engine_now_waits_in_the_cache() -> None:
     """A lazy node, or one without a free slot, has it at hand."""
-    situation = make_situation(wishes=(Wish(V1, eager=False),), ready=frozenset({V1.digest}))
+    situation = make_situation(wishes=(Wish(V1, eager=False),), ready={V1.digest: path_of(V1)})
     assert plan(situation) == [Say("bot.v1", NodeState.RESOLVABLE)]
 
 
@@ -171,7 +170,7 @@ def test_a_retired_version_is_said_to_be_gone_when_it_is() -> None:
     assert plan(make_situation(**fields)) == [Say("bot.v1", NodeState.RETIRED)]
     leaving = make_situation(listed={"bot.v1": path_of(V1)}, leaving={"bot.v1": 95.0}, **fields)
     assert plan(leaving) == []
-    wanted = make_situation(V1, ready=frozenset(), fetching=frozenset({V1.digest}), **fields)
+    wanted = make_situation(V1, ready={}, fetching=frozenset({V1.digest}), **fields)
     assert plan(wanted) == []
 
 
@@ -214,7 +213,7 @@ def test_what_stands_in_for_one_without_a_slot_goes() -> None:
     """A node holds no more than its slots, whoever waits for one, or is refused."""
     fields: dict[str, Any] = {
         "wishes": (Wish(V2, eager=False),),
-        "ready": frozenset({V2.digest}),
+        "ready": {V2.digest: path_of(V2)},
         "listed": {"bot.v1": path_of(V1)},
         "stand_ins": {"bot.v2": frozenset({"bot.v1"})},
     }
@@ -226,7 +225,7 @@ def test_what_has_no_slot_any_more_leaves_the_engine_unless_that_loads_by_itself
     """After a restart with fewer slots, or a direction; on a lazy node, what a request loaded stays."""
     fields: dict[str, Any] = {
         "wishes": (Wish(V1, eager=False),),
-        "ready": frozenset({V1.digest}),
+        "ready": {V1.digest: path_of(V1)},
         "listed": {"bot.v1": path_of(V1)},
     }
     assert plan(make_situation(**fields)) == [Leave("bot.v1")]

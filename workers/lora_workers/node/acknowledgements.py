@@ -26,13 +26,14 @@ class Acknowledgements:
         self._nodes = nodes
         self._node_id = node_id
         self._last: dict[str, Said] = {}
+        self._known: set[str] = set()
         self._untold: list[Said] = []
         self._untold_since = 0.0
 
     @property
     def known(self) -> frozenset[str]:
         """Versions that the registry is told about and that are not gone."""
-        return frozenset(name for name, said in self._last.items() if said.state is not NodeState.RETIRED)
+        return frozenset(self._known)
 
     def state(self, served_name: str) -> NodeState | None:
         """How far the node is with a version; None if it never said."""
@@ -46,6 +47,10 @@ class Acknowledgements:
             return
         logger.info("%s is %s%s", served_name, state, f": {code} {reason}" if code else "")
         self._last[served_name] = said
+        if state is NodeState.RETIRED:
+            self._known.discard(served_name)
+        else:
+            self._known.add(served_name)
         if not self._untold:
             self._untold_since = time.monotonic()
         self._untold.append(said)
@@ -76,7 +81,7 @@ class Acknowledgements:
             self._untold = list({said.served_name: said for said in self._untold}.values())
             return math.inf
         self._untold = []
-        for name in self._last.keys() - self.known:
+        for name in self._last.keys() - self._known:
             del self._last[name]
         return math.inf
 

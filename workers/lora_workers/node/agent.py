@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -291,24 +291,22 @@ class Agent:
             refused=refused,
             stand_ins=stand_ins,
         )
-        self._notice_wishes(wishes, {*held.values(), *under_way.values()})
+        ready = self._ready(wishes)
+        self._notice_wishes(wishes, {*held.values(), *under_way.values()}.difference(ready.values()))
         if listed is not None:
             self._notice_losses(listed)
-        fetching = self._fetches.digests
-        ready = frozenset({wish.record.digest for wish in wishes if self._cache.has(wish.record.digest)} - fetching)
         return Situation(
             wishes=wishes,
             listed=held,
             ready=ready,
-            path_of=self._cache.place,
             is_ours=self._is_ours,
             now=time.monotonic(),
-            fetching=fetching,
+            fetching=self._fetches.digests,
             confirmed=frozenset(self._confirmed),
             resting=dict(self._retries.resting),
             leaving=dict(self._leaving),
             under_way=frozenset(under_way),
-            busy=self._busy(wishes, held) if listed is not None else frozenset(),
+            busy=self._busy(wishes, held, ready) if listed is not None else frozenset(),
             refused=refused,
             known=self._acks.known,
             drain_s=options.drain_s,
@@ -352,12 +350,19 @@ class Agent:
                 self._routes.swap(name)
         return found
 
-    def _busy(self, wishes: tuple[Wish, ...], listed: dict[str, str | None]) -> frozenset[str]:
+    def _ready(self, wishes: tuple[Wish, ...]) -> dict[str, str]:
+        """Digests of what is wanted that are verified in the cache → where they lie."""
+        digests = {wish.record.digest for wish in wishes} - self._fetches.digests
+        return {digest: path for digest in digests if (path := self._cache.find(digest))}
+
+    def _busy(
+        self, wishes: tuple[Wish, ...], listed: Mapping[str, str | None], ready: Mapping[str, str]
+    ) -> frozenset[str]:
         """What requests run on, where that matters; everything if the engine does not tell."""
         is_asked = self._leaving or any(
             wish.name in self._unloaded
             if wish.name not in listed
-            else listed[wish.name] not in (None, self._cache.place(wish.record.digest))
+            else listed[wish.name] not in (None, ready.get(wish.record.digest, listed[wish.name]))
             for wish in wishes
         )
         if not is_asked:
@@ -373,7 +378,7 @@ class Agent:
 
         Args:
             wishes: what is wanted.
-            paths: what the engine has or is given.
+            paths: what the engine has or is given besides.
         """
         wished = frozenset(wish.name for wish in wishes)
         for name in wished ^ self._wished:

@@ -42,7 +42,8 @@ _OPEN_DIRECTORY: Final = 0o755
 _LOCK: Final = struct.Struct("hhqqi0q")
 """`struct flock`: kind, from where, first byte, bytes, process. Source: Linux, F_OFD_SETLKW(2const)."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-Fingerprint = tuple[tuple[int, int, int], ...]
+Fingerprint = list[tuple[int, int, int]]
+_UNVERIFIED: Final[tuple[str, Fingerprint]] = ("", [])
 
 
 class Origin(Protocol):
@@ -67,20 +68,17 @@ class Cache:
         self.root = root.absolute()
         self._artifacts = f"{self.root / 'sha256'}/"
         self._max_bytes = max_bytes
-        self._verified: dict[str, Fingerprint] = {}
+        self._verified: dict[str, tuple[str, Fingerprint]] = {}
+        """Digest → its path, and what its files looked like."""
         self._room = threading.Lock()
         self._coming: dict[str, int] = {}
         """Digest → bytes that its fetch in this process will take up."""
 
     def path(self, digest: str) -> Path:
         """Where the artifact lies, or would."""
-        return Path(self.place(digest))
-
-    def place(self, digest: str) -> str:
-        """Its path as text, as engines are told it."""
         if not is_digest(digest):
             raise ValueError(f"{digest[:80]!r} is no digest")
-        return self._artifacts + digest.removeprefix("sha256:")
+        return Path(self._artifacts + digest.removeprefix("sha256:"))
 
     def digest_at(self, path: str | None) -> str | None:
         """Digest of the artifact of this cache that lies there, or would; None: it is no place in this cache."""
@@ -89,10 +87,13 @@ class Cache:
         digest = f"sha256:{path.removeprefix(self._artifacts)}"
         return digest if is_digest(digest) else None
 
-    def has(self, digest: str) -> bool:
-        """Whether this process verified the artifact, and its files are the same since."""
-        fingerprint = self._verified.get(digest)  # and so it is a digest
-        return fingerprint is not None and fingerprint == _fingerprint(self._artifacts + digest.removeprefix("sha256:"))
+    def find(self, digest: str) -> str | None:
+        """Where the artifact lies, as engines are told it; None: this process did not verify it, or it changed since.
+
+        An agent asks it of everything that it wants, at every look.
+        """
+        path, fingerprint = self._verified.get(digest, _UNVERIFIED)
+        return path if path and fingerprint == _fingerprint(path) else None
 
     def fetch(self, digest: str, origin: Origin, *, keep: Callable[[], Collection[str]] = tuple) -> Path:
         """Have the artifact here: verify what is there, fetch what is missing, mend what is damaged.
@@ -116,7 +117,7 @@ class Cache:
                         self._bring(digest, origin, keep)
         with suppress(OSError):
             os.utime(path)  # the one that was not used for longest goes first
-        self._verified[digest] = _fingerprint(str(path)) or ()
+        self._verified[digest] = str(path), _fingerprint(str(path)) or []
         return path
 
     def digests(self) -> set[str]:
@@ -368,10 +369,11 @@ def _sha256_of(path: Path) -> hashlib._Hash:
 
 def _fingerprint(directory: str) -> Fingerprint | None:
     """What changes when a file is written, replaced or removed."""
-    with suppress(OSError):
+    try:
         stats = [os.stat(f"{directory}/{name}") for name in _FILES]  # noqa: PTH116 - at every look, of every artifact
-        return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
-    return None
+    except OSError:
+        return None
+    return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in stats]
 
 
 def _size_of(directory: Path) -> int:

@@ -29,6 +29,7 @@ from lora_registry.selection import parse_selector
 from lora_registry.settings import Settings
 from lora_workers.node.aliases import is_served_name
 from lora_workers.node.cache import Cache, Origin
+from lora_workers.node.failures import NodeFailure
 from lora_workers.node.judging import refusal
 from lora_workers.node.options import NodeOptions
 from lora_workers.node.same_base import why_another_base
@@ -126,10 +127,17 @@ class NameLookup:
         if why:
             logger.warning("%s is not served here: %s", served_name, why)
             return None
-        if not self._cache.has(record.digest):
-            await asyncio.to_thread(self._cache.fetch, record.digest, self._origin, keep=self._cache.digests)
-            await asyncio.to_thread(self._cache.remember, record)
-        return Found(record, self._cache.path(record.digest))
+        return Found(record, await asyncio.to_thread(self._have, record))
+
+    def _have(self, record: VersionRecord) -> Path:
+        """Its files, verified; and a note of what the name stands for, for as long as Redis is away."""
+        found = self._cache.find(record.digest)
+        path = Path(found) if found else self._cache.fetch(record.digest, self._origin, keep=self._cache.digests)
+        try:
+            self._cache.remember(record)
+        except NodeFailure as failure:  # this one may only read the cache
+            logger.warning("%s is not known without Redis: %s", record.served_name, failure.message)
+        return path
 
     async def _is_other_base(self, told: str) -> bool:
         """Whether the engine serves another base model; asked again until it is the same, now and then.

@@ -22,9 +22,8 @@ class Situation:
     Attributes:
         wishes: what the node wants.
         listed: what the engine lists: name → path; None where it does not tell paths.
-        ready: digests that are verified in the cache.
+        ready: digests that are verified in the cache → where they lie.
         fetching: digests on their way.
-        path_of: where an artifact lies in the cache.
         is_ours: whether a name and path that the engine lists come from this cache; the rest is left alone.
         under_way: served names that the engine is being called for; each is left alone until that ends.
         confirmed: served names that answered a request since they were loaded.
@@ -44,8 +43,7 @@ class Situation:
 
     wishes: tuple[Wish, ...]
     listed: Mapping[str, str | None]
-    ready: frozenset[str]
-    path_of: Callable[[str], str]
+    ready: Mapping[str, str]
     is_ours: Callable[[str, str | None], bool]
     now: float
     fetching: frozenset[str] = frozenset()
@@ -177,11 +175,11 @@ def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
         return
     if situation.rests(name) or name in situation.under_way:
         return
-    if record.digest not in situation.ready:
+    path = situation.ready.get(record.digest)
+    if path is None:
         if record.digest not in situation.fetching:
             yield Fetch(record)
         return
-    path = situation.path_of(record.digest)
     if name not in situation.listed:
         if not wish.eager:
             yield Say(name, NodeState.RESOLVABLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 from lora_registry.catalog import VersionRecord
@@ -22,7 +23,7 @@ class Wish:
     record: VersionRecord
     eager: bool = True
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The served name."""
         return self.record.served_name

@@ -1,4 +1,7 @@
-"""Many nodes that follow one publisher: agents against bare loops that copy files, and what agents cost Redis idle.
+"""Many nodes that follow one publisher: agents against loops that do without one, and what agents cost Redis idle.
+
+The bare loops hear of a version and copy its files. The careful ones verify, sync, read back and acknowledge as agents
+do, and nothing else: how far they are from the bare ones is what those guarantees cost however they are written.
 
 Each node is a process, as it is in production; all share this machine's cores and its one disk, and there is nothing
 that one of them waits for but these.
@@ -32,14 +35,16 @@ def run(stand: Stand) -> list[Figure]:
     """200 nodes of each kind, in turns; a quick run: 20."""
     nodes, rounds = (20, 3) if stand.quick else (200, 5)
     with _following(stand, "agents", nodes) as ours:
-        with _following(stand, "bare", nodes) as bare:
+        with _following(stand, "bare", nodes) as bare, _following(stand, "careful", nodes) as careful:
             for number in range(rounds + 1):
-                for side in (ours, bare):
+                for side in (ours, bare, careful):
                     side.publish(number)
         sent, inside = ours.idle_commands_per_s(10.0 if stand.quick else 30.0)
-    times = ours.times[1:], bare.times[1:]  # the first round warms up
+    agents, copied, guaranteed = (side.times[1:] for side in (ours, bare, careful))  # the first round warms up
     return [
-        of_rounds(f"published to acknowledged by all of {nodes} nodes", "s", *times, at_most=2.0),
+        of_rounds(f"published to acknowledged by all of {nodes} nodes", "s", agents, copied, at_most=2.0),
+        of_rounds("the same, against careful loops", "s", agents, guaranteed),
+        of_rounds("careful loops, against bare ones", "s", guaranteed, copied),
         Figure(f"idle: commands that each of {nodes} nodes sends", "1/s", sent / nodes, at_most=1.0),
         Figure("idle: the same with what scripts do inside", "1/s", inside / nodes),
     ]

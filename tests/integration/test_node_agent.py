@@ -24,7 +24,7 @@ from lora_registry.promotion import Promotions
 from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
 from lora_workers.garbage import GarbageCollection
-from lora_workers.node import agent
+from lora_workers.node import wishes
 from lora_workers.node.cache import Cache
 from lora_workers.node.drivers.directory import DirectoryDriver
 from lora_workers.node.failures import NodeFailure
@@ -268,7 +268,7 @@ def test_a_direction_goes_on_while_the_server_s_clock_cannot_be_read(
     with running_agent(make_options(tmp_path), settings):
         registry.lifecycle.direct(told, ["node-1"], for_s=60)
         registry.wait_for(told.served_name, NodeState.ROUTABLE)
-        monkeypatch.setattr(agent, "server_time_s", away)
+        monkeypatch.setattr(wishes, "server_time_s", away)
         for name in ("other", "another"):
             registry.wait_for(registry.publish_version(name, content=name).served_name, NodeState.ROUTABLE)
         assert registry.states(told.served_name) == {"node-1": NodeState.ROUTABLE}

@@ -2,7 +2,8 @@
 
 agent               the loop beside an engine, which does these again and again:
   wishes              which versions the node wants, and which of them its engine is to hold
-  judging             what the node is, and what its engine is not to be given
+  engine_fit          what the engine is, and what it is not to be given
+  judging             … by which rules
   same_base           whether the engine serves the base model that it should
   plan                what to do next, from what is wanted and what is; no I/O
   fetches             what is on its way into the cache, in threads of its own

@@ -16,10 +16,10 @@ from typing import Final
 from lora_registry import node_codes as codes
 from lora_registry.announcements import CatalogView
 from lora_registry.catalog import Catalog, VersionRecord
-from lora_registry.connection import connect, server_time_s
-from lora_registry.errors import NotFound, RedisUnavailable, RegistryError
-from lora_registry.nodes import SERVED, NodeInfo, NodeRegistry, NodeState
-from lora_registry.selection import Wanted, parse_selector, wanted_by
+from lora_registry.connection import connect
+from lora_registry.errors import RedisUnavailable, RegistryError
+from lora_registry.nodes import SERVED, NodeRegistry, NodeState
+from lora_registry.selection import Wanted, parse_selector
 from lora_registry.settings import Settings
 from lora_registry.subscriber import Subscriber
 from lora_workers.node.acknowledgements import Acknowledgements
@@ -27,9 +27,9 @@ from lora_workers.node.aliases import AliasTable
 from lora_workers.node.cache import Cache, Origin
 from lora_workers.node.drivers import Driver, EngineDescription
 from lora_workers.node.engine_calls import EngineCalls
+from lora_workers.node.engine_fit import EngineFit
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.fetches import Fetches
-from lora_workers.node.judging import describe_node, refusal
 from lora_workers.node.options import NodeOptions
 from lora_workers.node.plan import (
     Action,
@@ -46,8 +46,7 @@ from lora_workers.node.plan import (
     plan,
 )
 from lora_workers.node.retries import Retries
-from lora_workers.node.same_base import why_another_base
-from lora_workers.node.wishes import Wish, wishes_of
+from lora_workers.node.wishes import Wants, Wish, wishes_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +76,15 @@ class Agent:
     """
 
     def __init__(self, options: NodeOptions, settings: Settings, *, driver: Driver, origin: Origin) -> None:
-        describe_node(EngineDescription(options.engine), options)  # wrong options are said now
         self._options = options
         self._settings = settings
         self._driver = driver
         self._origin = origin
-        client = self._redis = connect(settings.redis_url, name="lora-node")
-        self._nodes, self._catalog = NodeRegistry(client, settings), Catalog(client, settings)
+        client = connect(settings.redis_url, name="lora-node")
+        self._nodes = NodeRegistry(client, settings)
+        self._fit = EngineFit(options, Catalog(client, settings))
         self._acks = Acknowledgements(self._nodes, options.node_id)
-        self._selector = parse_selector(options.select)
+        self._wants = Wants(parse_selector(options.select), options.node_id, client)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
         self._wake, self._stopping, self._forgotten = threading.Event(), threading.Event(), threading.Event()
         self._fetches = Fetches(self._fetch, done=self._wake.set)
@@ -93,18 +92,12 @@ class Agent:
         self._retries = Retries(options)
         self._routes = AliasTable()
         self._view: CatalogView | None = None
-        self._wanted: tuple[CatalogView | None, list[Wanted]] = None, []
-        self._clock_s: float | None = None
         self._generation = ""
-        self._info: NodeInfo | None = None
-        self._base = ""
-        self._other_base: str | None = None  # not compared yet
         self._has_joined = False
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
         self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
-        self._refusals: dict[str, tuple[str, str]] = {}
         self._confirmed: set[str] = set()
         self._noted: dict[str, VersionRecord] = {}
         self._leaving: dict[str, float] = {}
@@ -173,9 +166,9 @@ class Agent:
 
     def _heartbeat(self, *, fresh: bool) -> bool:
         """Say that the node lives; `fresh` makes the registry forget what an earlier life acknowledged."""
-        assert self._info  # noqa: S101 - a node that joined said what it is
+        assert self._fit.info  # noqa: S101 - a node that joined said what it is
         try:
-            if self._nodes.heartbeat(self._info, digests=self._digests, fresh=fresh):
+            if self._nodes.heartbeat(self._fit.info, digests=self._digests, fresh=fresh):
                 self._forgotten.set()
                 self._wake.set()
         except RedisUnavailable as error:
@@ -229,7 +222,7 @@ class Agent:
         """What the engine lists; None while it does not answer."""
         try:
             listed = self._driver.listed()
-            if self._info is None or self._engine_failures:
+            if self._fit.info is None or self._engine_failures:
                 self._describe(self._driver.describe())
         except NodeFailure as failure:
             self._miss_engine(failure)
@@ -238,10 +231,8 @@ class Agent:
         return listed
 
     def _describe(self, told: EngineDescription) -> None:
-        """Take in what the engine is; it may have been started again with other options."""
-        self._info, self._base = describe_node(told, self._options), told.base
-        self._other_base = None
-        self._refusals.clear()
+        """Take in what the engine is: one that was started again may do what it did not."""
+        self._fit.describe(told)
         self._retries.try_all()
 
     def _miss_engine(self, failure: NodeFailure) -> None:
@@ -249,7 +240,7 @@ class Agent:
         self._engine_failures += 1
         if self._engine_failures == 1:
             logger.warning("%s", failure.message)
-        if self._info is None:
+        if self._fit.info is None:
             self._describe(EngineDescription(self._options.engine))
         for name in self._acks.known if self._engine_failures >= _PATIENCE else ():
             if self._acks.state(name) in _UP:
@@ -263,25 +254,14 @@ class Agent:
             self._forgotten.clear()
             self._acks.say_again()
         if not self._engine_failures:
-            self._compare_bases()
-
-    def _compare_bases(self) -> None:
-        """Until they are the same: somebody may tell the registry the engine's name for it."""
-        if self._other_base == "" or self._options.any_base:
-            return
-        try:
-            self._other_base = why_another_base(self._base, self._catalog.base(self._options.base))
-        except NotFound:
-            self._other_base = ""  # nothing was ever registered for it
-        except RedisUnavailable as error:
-            logger.warning("the engine's base model was not compared: %s", error)
+            self._fit.compare_bases()
 
     def _situation(self, view: CatalogView, listed: dict[str, str | None] | None) -> Situation:
         options, held = self._options, listed or {}
-        wanted = self._wanted_of(view)
-        refused = frozenset(each.record.served_name for each in wanted if self._refusal(each.record)[1])
+        wanted = self._wants.of(view)
+        refused = frozenset(each.record.served_name for each in wanted if self._fit.refusal(each.record)[1])
         stand_ins = self._stand_ins(view, wanted, held) if listed is not None else {}
-        slots = self._info.slots if self._info else 0
+        slots = self._fit.info.slots if self._fit.info else 0
         under_way = self._calls.under_way
         wishes = wishes_of(
             wanted,
@@ -315,24 +295,6 @@ class Agent:
             stand_ins=stand_ins,
             lazy=not options.eager,
         )
-
-    def _wanted_of(self, view: CatalogView) -> list[Wanted]:
-        """What it is to hold: worked out again when the catalog changed, or a direction may have run out."""
-        if view is not self._wanted[0] or view.directed:
-            now_s = self._server_time_s(view) if view.directed else 0.0
-            self._wanted = view, list(wanted_by(self._selector, self._options.node_id, view, now_s=now_s))
-        return self._wanted[1]
-
-    def _server_time_s(self, view: CatalogView) -> float:
-        """The clock that says when a direction is over, as of the last change of the catalog, and counted on since."""
-        if self._clock_s is None or view is not self._wanted[0]:
-            try:
-                self._clock_s = server_time_s(self._redis) - time.monotonic()
-            except RedisUnavailable as error:
-                logger.warning("the server's clock was not read: %s", error)
-                if self._clock_s is None:
-                    return time.time()
-        return self._clock_s + time.monotonic()
 
     def _stand_ins(
         self, view: CatalogView, wanted: Sequence[Wanted], listed: dict[str, str | None]
@@ -480,19 +442,10 @@ class Agent:
             self._acks.say(name, NodeState.FETCHED)
 
     def _skip(self, record: VersionRecord, instead: Collection[str]) -> None:
-        code, reason = self._refusal(record)
+        code, reason = self._fit.refusal(record)
         if instead:
             reason += f" Meanwhile {', '.join(sorted(instead))} answers for it."
         self._acks.say(record.served_name, NodeState.SKIPPED, code, reason)
-
-    def _refusal(self, record: VersionRecord) -> tuple[str, str]:
-        """Code and reason why the engine is not given a version; its fit is judged once for each."""
-        if self._other_base:
-            return codes.NODE_OTHER_BASE.code, self._other_base
-        name = record.served_name
-        if self._info and name not in self._refusals:
-            self._refusals[name] = refusal(record, self._info)
-        return self._refusals.get(name, ("", ""))
 
     def _say(self, name: str, state: NodeState) -> None:
         if state is NodeState.RETIRED:
@@ -500,7 +453,7 @@ class Agent:
                 self._cache.forget(name)
                 self._noted.pop(name, None)
             self._retries.forget(name)
-            self._refusals.pop(name, None)
+            self._fit.forget(name)
         if state is NodeState.RESOLVABLE and self._options.eager:
             slots_taken = codes.NODE_SLOTS_TAKEN
             self._acks.say(name, NodeState.SKIPPED, slots_taken.code, f"{slots_taken.cause} {slots_taken.remedy}")

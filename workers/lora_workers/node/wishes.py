@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
+import redis
+
+from lora_registry.announcements import CatalogView
 from lora_registry.catalog import VersionRecord
-from lora_registry.selection import Wanted
+from lora_registry.connection import server_time_s
+from lora_registry.errors import RedisUnavailable
+from lora_registry.selection import Selector, Wanted, wanted_by
+
+logger = logging.getLogger(__name__)
+
+
+class Wants:
+    """What a node is to hold, by the catalog and its selector.
+
+    Args:
+        selector: the node's. node_id: its id.
+        client: the server whose clock says when a direction is over.
+    """
+
+    def __init__(self, selector: Selector, node_id: str, client: redis.Redis) -> None:
+        self._selector = selector
+        self._node_id = node_id
+        self._redis = client
+        self._last: tuple[CatalogView | None, list[Wanted]] = None, []
+        self._clock_s: float | None = None
+
+    def of(self, view: CatalogView) -> list[Wanted]:
+        """Worked out again when the catalog changed, or a direction may have run out."""
+        if view is not self._last[0] or view.directed:
+            now_s = self._server_time_s(view) if view.directed else 0.0
+            self._last = view, list(wanted_by(self._selector, self._node_id, view, now_s=now_s))
+        return self._last[1]
+
+    def _server_time_s(self, view: CatalogView) -> float:
+        """The server's clock as of the last change of the catalog, and counted on since."""
+        if self._clock_s is None or view is not self._last[0]:
+            try:
+                self._clock_s = server_time_s(self._redis) - time.monotonic()
+            except RedisUnavailable as error:
+                logger.warning("the server's clock was not read: %s", error)
+                if self._clock_s is None:
+                    return time.time()
+        return self._clock_s + time.monotonic()
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ Who may do what: namespaces.py (prefixes of sources, credentials, quotas) and po
 (bearer tokens of the HTTP gateway). What webhooks ask for waits a quiet moment before it is accepted:
 hook_deliveries.py and hook_events.py.
 
-Beside the path: leases.py (renewed while work lasts), catalog.py (what is published), sources.py (what a source does
-for the stages), readiness.py and ready_marker.py (when an upload is done), names.py, findings.py, errors.py,
-settings.py, keys.py, connection.py, scripts.py and lua/ (every change of state); what can be wrong is listed in
-all_codes.py (code.py, codes.py, source_codes.py, namespace_codes.py, hook_codes.py, file_codes.py, fit_codes.py,
-canary_codes.py, node_codes.py, engine_codes.py).
+Beside the path: leases.py (renewed while work lasts), catalog.py and catalog_records.py (what is published), bases.py
+(the base models that it is published for), sources.py (what a source does for the stages), readiness.py and
+ready_marker.py (when an upload is done), names.py, findings.py, errors.py, settings.py, keys.py, connection.py,
+scripts.py and lua/ (every change of state); what can be wrong is listed in all_codes.py (code.py, codes.py,
+source_codes.py, namespace_codes.py, hook_codes.py, file_codes.py, fit_codes.py, canary_codes.py, node_codes.py,
+engine_codes.py).
 
 What nothing refers to any more is marked by marks.py for garbage collection; copies.py makes the copies of adapters
 that training jobs leave for the workers (durable.py: so that they outlive a power failure).

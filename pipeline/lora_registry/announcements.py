@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from lora_registry.catalog import AliasMode, AliasTarget, VersionRecord
+from lora_registry.catalog_records import AliasMode, AliasTarget, VersionRecord
 from lora_registry.errors import AnnouncementGap
 from lora_registry.names import AdapterName
 

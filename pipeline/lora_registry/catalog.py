@@ -1,119 +1,30 @@
-"""The catalog: published versions, aliases and base models. What is here was validated, and never changes its bytes."""
+"""The catalog: published versions and aliases. What is here was validated, and never changes its bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from typing import Literal
 
 import redis
-from pydantic import BaseModel, ConfigDict
 
 from lora_registry import scripts
-from lora_registry.base_profile import BaseProfile, equal_shape
+from lora_registry.bases import BaseModels
+from lora_registry.catalog_records import AliasTarget, MovedBy, VersionRecord
 from lora_registry.connection import command, redis_errors
 from lora_registry.errors import Conflict, LeaseLost, NotFound, ServerNotAdmitted
 from lora_registry.keys import Keys
 from lora_registry.ledger import Lease
-from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
+from lora_registry.names import AdapterName, Reference
 from lora_registry.namespaces import over_quota
 from lora_registry.settings import Settings
-from lora_registry.tokenizer_maps import TokenizerMap, stored_digest
 
 _PAGE = 1000
-_MOST_TOKENIZERS = 4
-"""Maps that a process keeps; each of a large vocabulary takes some 20 MB."""
 MAX_BY = 100
 """Characters that are kept of who moved an alias."""
 OWN_ALIAS = "@own"
 ANY_ALIAS = "@any"
 """In a selection: each adapter's own alias, and any at all. No alias can be called so."""
-
-
-class VersionRecord(BaseModel):
-    """One published version of an adapter.
-
-    Attributes:
-        namespace: tenant.
-        name: adapter's name in the namespace.
-        version: number, from 1; gaps are normal.
-        lora_int_id: integer id in [1, 2**31 - 1], never reused.
-        served_name: what engines call it; never means other bytes.
-        base_model: base model it fits.
-        base_revision: revision of the base whose shapes it was checked against.
-        digest: `sha256:…` over the artifact's manifest.
-        rank: largest rank among its modules.
-        size_bytes: size of the weights file.
-        source: where the bytes were found, with the commit where the place has one.
-        requested_source: what the publisher asked for, if that was put otherwise (a branch, an alias); else empty.
-        registration_id: registration that published it.
-        labels: what selectors select by.
-        metadata: anything else that the publisher wanted to keep with it.
-        traits: what engines' verdicts depend on, as text (see kept_traits.py); empty: not known.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    schema_version: Literal[1] = 1
-    namespace: str
-    name: str
-    version: int
-    lora_int_id: int
-    served_name: str
-    base_model: str
-    base_revision: str
-    digest: str
-    rank: int
-    size_bytes: int
-    source: str
-    requested_source: str = ""
-    registration_id: str
-    labels: dict[str, str] = {}
-    metadata: dict[str, str] = {}
-    traits: str = ""
-
-    @property
-    def adapter(self) -> AdapterName:
-        """The adapter it is a version of."""
-        return AdapterName(self.namespace, self.name)
-
-    @property
-    def field(self) -> str:
-        """Its name inside the catalog: `namespace.name.vN`."""
-        return f"{self.namespace}.{self.name}.v{self.version}"
-
-
-class AliasMode(StrEnum):
-    """Who moves an alias: each newer version, or only people."""
-
-    FOLLOW = "follow"
-    PINNED = "pinned"
-
-
-class MovedBy(StrEnum):
-    """What an alias was moved by."""
-
-    FOLLOW = "follow"
-    SET = "set"
-    ROLLBACK = "rollback"
-    PROMOTE = "promote"
-    RETIRE = "retire"
-
-
-@dataclass(frozen=True)
-class AliasTarget:
-    """What an alias points at now."""
-
-    version: int
-    mode: AliasMode
-
-    @classmethod
-    def parse(cls, stored: str) -> AliasTarget:
-        """Parse the stored form `<version> <mode> <digest>`."""
-        version, mode, _ = stored.split(" ")
-        return cls(int(version), AliasMode(mode))
 
 
 @dataclass(frozen=True)
@@ -161,13 +72,17 @@ class Published(StrEnum):
 
 
 class Catalog:
-    """Typed access to what is published."""
+    """Typed access to what is published.
+
+    Attributes:
+        bases: the base models that it is published for.
+    """
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._redis = client
         self._settings = settings
         self._keys = Keys(settings.key_prefix)
-        self._tokenizers: dict[str, TokenizerMap] = {}
+        self.bases = BaseModels(client, self._keys)
 
     def publish(self, lease: Lease, record: VersionRecord) -> Published:
         """Publish `record`, move the adapter's own alias by the rule, announce, and end the registration: one script.
@@ -426,66 +341,6 @@ class Catalog:
         kept_s = int(opens.length_s) + self._settings.retention_s
         return ["open", opens.token, lease_us, length_us, int(opens.failures_since_s * 1e6), kept_s]
 
-    def add_base(self, profile: BaseProfile) -> bool:
-        """Register a base model, or a new revision of it with the same shapes.
-
-        Returns:
-            True if the name is new.
-
-        Raises:
-            Conflict: the name is taken by a base of other shapes, or by an adapter.
-            RedisUnavailable: the server is out of reach.
-        """
-        qualified = profile.name if "." in profile.name else f"{DEFAULT_NAMESPACE}.{profile.name}"
-        if command(self._redis, "HEXISTS", self._keys.adapters, qualified):
-            raise Conflict(f"{profile.name!r} is the name of an adapter; engines serve both under one namespace")
-        if self._store_base(profile, is_new=True):
-            return True
-        if not equal_shape(self.base(profile.name), profile):
-            raise Conflict(f"base model {profile.name!r} is registered with other shapes; choose another name")
-        self._store_base(profile, is_new=False)
-        return False
-
-    def _store_base(self, profile: BaseProfile, *, is_new: bool) -> bool:
-        """Write the profile and, beside it, the tokenizer's map; returns whether that was done."""
-        stored, keys = profile.model_dump_json(), self._keys
-        with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
-            (pipe.hsetnx if is_new else pipe.hset)(keys.bases, profile.name, stored)
-            if profile.tokenizer is not None:
-                (pipe.hsetnx if is_new else pipe.hset)(keys.tokenizers, profile.name, profile.tokenizer.stored)
-            elif not is_new:
-                pipe.hdel(keys.tokenizers, profile.name)
-            return bool(pipe.execute()[0])
-
-    def base(self, name: str) -> BaseProfile:
-        """Profile of a base model.
-
-        Raises:
-            NotFound: no base model of that name is registered.
-            RedisUnavailable: the server is out of reach.
-        """
-        stored = command(self._redis, "HGET", self._keys.bases, name)
-        if stored is None:
-            raise NotFound(f"no base model {name[:200]!r} is registered")
-        return _parse_profile(stored)
-
-    def tokenizer_of(self, base: BaseProfile) -> TokenizerMap | None:
-        """The map of a registered base model's tokenizer; None if it has none, or it was replaced meanwhile.
-
-        Raises:
-            RedisUnavailable: the server is out of reach.
-        """
-        if not base.tokenizer_stored or base.tokenizer is not None:
-            return base.tokenizer
-        if base.tokenizer_stored not in self._tokenizers:
-            stored = command(self._redis, "HGET", self._keys.tokenizers, base.name)
-            if stored is None or stored_digest(stored) != base.tokenizer_stored:
-                return None
-            if len(self._tokenizers) >= _MOST_TOKENIZERS:
-                self._tokenizers.clear()
-            self._tokenizers[base.tokenizer_stored] = TokenizerMap.from_stored(stored)
-        return self._tokenizers[base.tokenizer_stored]
-
     def standing(self, adapter: AdapterName, base_model: str) -> Standing:
         """What the allocate stage must know about a request, in one round trip.
 
@@ -511,15 +366,6 @@ class Catalog:
             head_digest, target = pipe.execute()
         return digest in (head_digest, (target or "").rpartition(" ")[2])
 
-    def bases(self) -> list[BaseProfile]:
-        """All registered base models, by name.
-
-        Raises:
-            RedisUnavailable: the server is out of reach.
-        """
-        stored = command(self._redis, "HGETALL", self._keys.bases)
-        return [_parse_profile(stored[name]) for name in sorted(stored)]
-
     def _missing(self, adapter: AdapterName, base: str, version: int | None) -> NotFound:
         if version is None:
             return NotFound(f"{adapter} has no version to follow")
@@ -531,9 +377,3 @@ class Catalog:
         if base is None:
             raise NotFound(f"no adapter {str(adapter)!r} is published")
         return base
-
-
-@lru_cache(maxsize=32)
-def _parse_profile(stored: str) -> BaseProfile:
-    """Parse once per text: a profile of a large base takes milliseconds, and every validation needs it."""
-    return BaseProfile.model_validate_json(stored)

@@ -11,7 +11,8 @@ import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_registry import scripts
-from lora_registry.catalog import MAX_BY, AliasTarget, Catalog, MovedBy, VersionRecord
+from lora_registry.catalog import MAX_BY, Catalog
+from lora_registry.catalog_records import AliasTarget, MovedBy, VersionRecord
 from lora_registry.connection import command
 from lora_registry.errors import Conflict, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.events import Key, Value, describe_validation_error

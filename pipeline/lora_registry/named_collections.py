@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import redis
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from lora_registry.catalog import OWN_ALIAS, Catalog, VersionRecord
+from lora_registry.catalog import OWN_ALIAS, Catalog
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import command
 from lora_registry.errors import NotFound
 from lora_registry.keys import Keys

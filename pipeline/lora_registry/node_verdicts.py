@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.engine_profiles import BUILT_IN, EngineProfile, EngineRule, Ruling
 from lora_registry.engine_verdicts import EngineVerdict, judge_engine
 from lora_registry.kept_traits import parse_traits

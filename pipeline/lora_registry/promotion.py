@@ -18,7 +18,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from lora_registry.catalog import Catalog, MovedBy, Opening, VersionRecord
+from lora_registry.catalog import Catalog, Opening
+from lora_registry.catalog_records import MovedBy, VersionRecord
 from lora_registry.engine_profiles import Ruling
 from lora_registry.errors import Conflict, NotFound, NotServed, PromotionAborted, Rejected, WaitTimeout
 from lora_registry.lifecycle import Lifecycle

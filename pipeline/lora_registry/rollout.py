@@ -10,7 +10,8 @@ from typing import Any
 import redis
 
 from lora_registry.announcements import Direction
-from lora_registry.catalog import Catalog, VersionRecord
+from lora_registry.catalog import Catalog
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import command, open_bell, redis_errors, server_time_s
 from lora_registry.errors import NotServed, RedisUnavailable, Rejected, WaitTimeout
 from lora_registry.keys import Keys

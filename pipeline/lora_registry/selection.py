@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import ANY_ALIAS, OWN_ALIAS, VersionRecord
+from lora_registry.catalog import ANY_ALIAS, OWN_ALIAS
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.errors import Rejected
 from lora_registry.events import Key, Value, describe_validation_error
 from lora_registry.names import AdapterName

@@ -19,7 +19,7 @@ import redis
 import redis.asyncio
 
 from lora_registry.announcements import CatalogView, Change, Cursor, Direction, Update, apply, difference
-from lora_registry.catalog import AliasTarget, VersionRecord
+from lora_registry.catalog_records import AliasTarget, VersionRecord
 from lora_registry.connection import LONGEST_BLOCK_S, command, connect, connect_async, open_bell, redis_errors
 from lora_registry.errors import AnnouncementGap, RedisUnavailable
 from lora_registry.keys import Keys

@@ -118,7 +118,7 @@ class _Ours(_Side):
         self._keys = Keys(settings.key_prefix)
         self._publisher = RegistrationClient(self._client, settings)
         self._directory, self._made = stand.directory / "adapters", 0
-        self._publisher.catalog.add_base(base_profile())
+        self._publisher.catalog.bases.add(base_profile())
         _wait_for(lambda: bool(self._client.exists(self._keys.server)))  # the dispatcher has admitted it
         ledger = Ledger(self._client, settings)
         _wait_for(lambda: all(ledger.pulse(stage).slots for stage in ALWAYS))

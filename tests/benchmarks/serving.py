@@ -45,7 +45,7 @@ def run(stand: Stand) -> list[Figure]:
         stack.dispatchers()
         for _ in range(2):
             stack.worker()
-        stack.registry.catalog.add_base(read_base_profile(BASE_NAME, base, with_model=False))
+        stack.registry.catalog.bases.add(read_base_profile(BASE_NAME, base, with_model=False))
         server.wait()
         agent.start()
         stack.wait_for_slots()

@@ -46,7 +46,7 @@ class PublishedVersions:
         self.catalog, self.ledger = Catalog(client, settings), Ledger(client, settings)
         self.count = 0
         self._issued = 0
-        self.catalog.add_base(base_profile())
+        self.catalog.bases.add(base_profile())
         name = f"template-{settings.key_prefix.strip('{}')}"
         self._template = self._validated(name, *write_adapters(directory, [name]))
 

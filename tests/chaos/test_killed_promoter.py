@@ -9,7 +9,7 @@ from subprocess import Popen
 
 import pytest
 
-from lora_registry.catalog import MovedBy
+from lora_registry.catalog_records import MovedBy
 from lora_registry.client import RegistrationClient
 from lora_registry.errors import Conflict
 from lora_registry.lifecycle import AliasMove

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -53,7 +53,12 @@ class Registry:
 
     profile: BaseProfile
 
-    def base(self, _: str) -> BaseProfile:
+    @property
+    def bases(self) -> Self:
+        """What the catalog has of bases."""
+        return self
+
+    def get(self, _: str) -> BaseProfile:
         """The one base."""
         return self.profile
 

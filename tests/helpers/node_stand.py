@@ -14,7 +14,7 @@ from unittest.mock import patch
 import redis
 
 from lora_registry.artifacts import WEIGHTS_FILE, FileDigest
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.ledger import Lease
 from lora_registry.nodes import Ack, NodeRegistry, NodeState, Said
 from lora_registry.registrations import Registration

@@ -9,7 +9,8 @@ from typing import Any
 import redis
 
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import Catalog, VersionRecord
+from lora_registry.catalog import Catalog
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.events import RegistrationRequested
 from lora_registry.inbox import Inbox, admit
 from lora_registry.keys import Keys

@@ -116,7 +116,7 @@ class Stack:
     def dispatchers(self, count: int = 1, *arguments: str) -> list[Process]:
         """Start dispatchers and register the packaged base model."""
         started = [self.start("dispatcher", *arguments, name=f"dispatcher {number}") for number in range(count)]
-        self.registry.catalog.add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
+        self.registry.catalog.bases.add(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
         return started
 
     def worker(self, *stages: Stage, concurrency: int = 1, arguments: Sequence[str] = ()) -> Process:

@@ -200,7 +200,7 @@ def test_a_registration_goes_from_publisher_to_node_with_each_process_under_its_
         running.start("dispatcher", "dispatcher")
         running.start("worker", "worker", "--queues", ",".join(ORDER))
         operator = Catalog(server.as_role("operator"), settings)
-        operator.add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
+        operator.bases.add(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
 
         client = RegistrationClient.from_url(server.url("publisher"))
         source = copy_adapter(tmp_path / "sources" / "support-bot")
@@ -295,7 +295,7 @@ def test_a_registration_over_http_with_the_gateway_under_its_role(server: Server
     """The gateway has what it needs for tokens, policies, quotas, waiting and showing, and says no refusal."""
     settings = make_settings(server.url("publisher"), tmp_path, stall_timeout_s=60.0, require_namespace_policy=True)
     operator = server.as_role("operator")
-    Catalog(operator, settings).add_base(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
+    Catalog(operator, settings).bases.add(read_base_profile(BASE, DEMO_DATA / "bases" / BASE, with_model=False))
     rules = (SourceRule(prefix=str(tmp_path / "sources")),)
     Policies(operator, settings).set(NamespacePolicy(namespace="web", sources=rules, quotas=Quotas(adapters=1)))
     secret, token = Tokens(operator, settings).create(scopes=[Scope.PUBLISH, Scope.READ], namespaces=["web"])

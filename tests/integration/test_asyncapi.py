@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lora_registry.announcements import Kind
-from lora_registry.catalog import AliasMode, VersionRecord
+from lora_registry.catalog_records import AliasMode, VersionRecord
 from lora_registry.keys import Keys
 from lora_registry.names import AdapterName, Reference
 from tests.helpers.registry import Registry

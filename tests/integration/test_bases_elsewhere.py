@@ -188,7 +188,7 @@ def test_commands_take_urls_and_named_credentials(
     added = run(settings, "base", "add", "tiny-llama", repo, "--credential", "reader", "--json")
     assert added.exit_code == 0, added.output
     assert json.loads(added.stdout)["source"] == f"hf://{repo}@{commit}"
-    assert registry.catalog.base("tiny-llama").source == f"hf://{repo}@{commit}"
+    assert registry.catalog.bases.get("tiny-llama").source == f"hf://{repo}@{commit}"
     again = run(settings, "base", "add", "tiny-llama", f"s3://{bucket}", "--json")
     assert json.loads(again.stdout)["new"] is False
     arguments = ("--base", "tiny-llama", "--credential", "reader", "--json")

@@ -15,7 +15,8 @@ import pytest
 
 from lora_registry import fit_codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest
-from lora_registry.catalog import Published, VersionRecord
+from lora_registry.catalog import Published
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.errors import ArtifactBusy, Configuration, LeaseLost, RegistryError, ServerNotAdmitted, Transient
 from lora_registry.ledger import REMOVAL_S, Lease
 from lora_registry.marks import Marks

@@ -373,7 +373,7 @@ def test_an_adapter_and_its_versions_are_shown(registry: Registry, gateway: http
 def test_base_models_are_listed_and_shown(registry: Registry, gateway: httpx.Client) -> None:
     """A name with slashes is a path; the profile is whole."""
     profile = make_base(name="acme/tiny-llama")
-    registry.catalog.add_base(profile)
+    registry.catalog.bases.add(profile)
     assert [each["name"] for each in gateway.get("/v1/bases").json()["bases"]] == ["acme/tiny-llama"]
     assert BaseProfile.model_validate_json(gateway.get("/v1/bases/acme/tiny-llama").text) == profile
     problem_of(gateway.get("/v1/bases/acme/other"), 404, "NOT_FOUND")

@@ -25,7 +25,7 @@ STABLE = f"{ALIASES}/stable"
 @pytest.fixture
 def filled(registry: Registry) -> Registry:
     """An adapter with three versions."""
-    registry.catalog.add_base(make_base(name=BASE))
+    registry.catalog.bases.add(make_base(name=BASE))
     for content in ("one", "two", "three"):
         registry.register("support-bot", namespace="team", content=content)
     return registry

@@ -75,7 +75,7 @@ def target(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, value in hooks.SECRETS.items():
         monkeypatch.setenv(name, value)
     with_hooks = registry.settings.model_copy(update={"hooks_file": hooks.write_hooks(tmp_path / "hooks.json")})
-    registry.catalog.add_base(make_base(name=BASE))
+    registry.catalog.bases.add(make_base(name=BASE))
     registered = registry.register("support-bot", labels={"team": "a"})
     registry.catalog.move_alias(AdapterName("default", "support-bot"), "stable", 1)
     adapter = {"namespace": "default", "name": "support-bot", "version": "1", "alias": "support-bot"}

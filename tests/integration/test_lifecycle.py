@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lora_registry.catalog import ANY_ALIAS, OWN_ALIAS, AliasMode, MovedBy
+from lora_registry.catalog import ANY_ALIAS, OWN_ALIAS
+from lora_registry.catalog_records import AliasMode, MovedBy
 from lora_registry.errors import Conflict, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.lifecycle import AliasMove
 from lora_registry.names import AdapterName, Reference

@@ -174,7 +174,7 @@ def test_an_engine_on_another_base_is_given_nothing(
 ) -> None:
     """That is logged once; once somebody says that it is the same base, or that any is right, adapters are served."""
     base = make_base(name=BASE).model_copy(update={"source": "hf://acme/llama@abc"})
-    registry.catalog.add_base(base)
+    registry.catalog.bases.add(base)
     record = registry.publish_version()
     monkeypatch.setattr(lookup_module, "COMPARE_BASES_S", 0.0)
     monkeypatch.setattr(lookup_module, "UNKNOWN_FOR_S", 0.0)
@@ -191,7 +191,7 @@ def test_an_engine_on_another_base_is_given_nothing(
 
     async def test_renamed(lookup: NameLookup) -> None:
         assert await lookup.find(record.served_name, told_base="mirror/llama") is None
-        registry.catalog.add_base(base.model_copy(update={"also_known_as": ("mirror/llama",)}))
+        registry.catalog.bases.add(base.model_copy(update={"also_known_as": ("mirror/llama",)}))
         assert await lookup.find(record.served_name, told_base="mirror/llama")
 
     run(make_lookup(settings, tmp_path), test_renamed)
@@ -206,7 +206,7 @@ def test_bases_are_not_compared_while_redis_is_away(
     registry: StoringRegistry, settings: Settings, tmp_path: Path
 ) -> None:
     """What the cache was given for this base before goes on being served."""
-    registry.catalog.add_base(make_base(name=BASE).model_copy(update={"source": "hf://acme/llama@abc"}))
+    registry.catalog.bases.add(make_base(name=BASE).model_copy(update={"source": "hf://acme/llama@abc"}))
     record = registry.publish_version()
     assert find(settings, tmp_path, record.served_name)
 

@@ -135,7 +135,7 @@ def test_an_engine_on_another_base_is_given_nothing(
 ) -> None:
     """The node says which base the engine serves; once the registry knows that name, too, everything is loaded."""
     base = make_base(name=BASE).model_copy(update={"source": "hf://acme/tiny-llama@main"})
-    registry.catalog.add_base(base)
+    registry.catalog.bases.add(base)
     engine.model_path = "acme/tiny-llama-instruct"
     options = make_options(tmp_path, engine="sglang", engine_url=engine.url)
     with running_agent(options, settings):
@@ -144,7 +144,7 @@ def test_an_engine_on_another_base_is_given_nothing(
         assert ack.code == "NODE_OTHER_BASE"
         assert "serves acme/tiny-llama-instruct, not acme/tiny-llama." in ack.reason
         assert "/load_lora_adapter" not in engine.calls
-        registry.catalog.add_base(base.model_copy(update={"also_known_as": (engine.model_path,)}))
+        registry.catalog.bases.add(base.model_copy(update={"also_known_as": (engine.model_path,)}))
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
 
 
@@ -152,7 +152,7 @@ def test_an_operator_may_say_that_any_base_is_right(
     registry: StoringRegistry, settings: Settings, engine: SglangServer, tmp_path: Path
 ) -> None:
     """With `--any-base` names are not compared."""
-    registry.catalog.add_base(make_base(name=BASE).model_copy(update={"source": "hf://acme/tiny-llama"}))
+    registry.catalog.bases.add(make_base(name=BASE).model_copy(update={"source": "hf://acme/tiny-llama"}))
     engine.model_path = "acme/another"
     options = make_options(tmp_path, engine="sglang", engine_url=engine.url, any_base=True)
     with running_agent(options, settings):

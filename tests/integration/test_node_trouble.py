@@ -14,7 +14,7 @@ import pytest
 
 from lora_registry import node_codes as codes
 from lora_registry.artifacts import WEIGHTS_FILE, Manifest
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState

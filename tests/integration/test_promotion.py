@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lora_registry.catalog import MovedBy, Opening
+from lora_registry.catalog import Opening
+from lora_registry.catalog_records import MovedBy
 from lora_registry.client import RegistrationClient
 from lora_registry.errors import Conflict, NotServed, PromotionAborted, Rejected
 from lora_registry.names import AdapterName

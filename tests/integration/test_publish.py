@@ -11,7 +11,7 @@ import pytest
 
 from lora_registry import codes
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import AliasMode
+from lora_registry.catalog_records import AliasMode
 from lora_registry.errors import Conflict, LeaseLost, NotFound, Rejected, ServerNotAdmitted
 from lora_registry.inbox import admit
 from lora_registry.names import AdapterName

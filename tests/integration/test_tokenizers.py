@@ -80,7 +80,7 @@ def test_the_verdict_is_that_of_check_against_the_directory(registry: Registry, 
     """With the map in the registry the stage finds what a comparison of both tokenizers finds, errors included."""
     ids, codes = OTHERS[other]
     base = read_base_profile(BASE, make_base_directory(tmp_path / "base", WORDS), with_model=False)
-    registry.catalog.add_base(base)
+    registry.catalog.bases.add(base)
     adapter = write_tokenizer(copy_adapter(tmp_path / "adapter"), ids)
 
     found = judged_by_the_stage(registry, adapter, tmp_path)
@@ -92,7 +92,7 @@ def test_check_of_a_registered_base_has_its_tokenizer(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has no directory of the base learns the same from the registry."""
-    registry.catalog.add_base(read_base_profile(BASE, make_base_directory(tmp_path / "base", WORDS), with_model=False))
+    registry.catalog.bases.add(read_base_profile(BASE, make_base_directory(tmp_path / "base", WORDS), with_model=False))
     adapter = write_tokenizer(copy_adapter(tmp_path / "adapter"), WORDS | {"w3": 4, "w4": 3})
     monkeypatch.setenv("LORA_REGISTRY_REDIS_URL", registry.settings.redis_url)
     monkeypatch.setenv("LORA_REGISTRY_KEY_PREFIX", registry.settings.key_prefix)
@@ -113,15 +113,15 @@ def test_a_new_revision_brings_its_own_tokenizer(registry: Registry, tmp_path: P
     ]
     for directory in directories:
         profile = read_base_profile(BASE, directory, with_model=False)
-        registry.catalog.add_base(profile)
-        assert working.tokenizer_of(working.base(BASE)) == profile.tokenizer
+        registry.catalog.bases.add(profile)
+        assert working.bases.tokenizer_of(working.bases.get(BASE)) == profile.tokenizer
     assert registry.client.hlen(registry.keys.tokenizers) == 0
 
 
 def test_a_map_that_is_not_the_profiles_is_not_used(registry: Registry, tmp_path: Path) -> None:
     """Between reading the profile and its map the base may have been replaced: then the digest alone decides."""
     profile = read_base_profile(BASE, make_base_directory(tmp_path / "base", WORDS), with_model=False)
-    registry.catalog.add_base(profile)
+    registry.catalog.bases.add(profile)
     registry.client.hset(registry.keys.tokenizers, BASE, "of another revision")
     adapter = write_tokenizer(copy_adapter(tmp_path / "adapter"), WORDS | {"w3": 4, "w4": 3})
     codes = [finding.code for finding in judged_by_the_stage(registry, adapter, tmp_path)]

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.test_node_plan import make_record
 
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import AliasMode, AliasTarget, VersionRecord
+from lora_registry.catalog_records import AliasMode, AliasTarget, VersionRecord
 from lora_workers.node.aliases import AliasTable, is_served_name
 
 

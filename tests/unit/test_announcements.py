@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_registry.announcements import CatalogView, Change, Cursor, Direction, Kind, Update, apply, difference
-from lora_registry.catalog import AliasMode, AliasTarget, VersionRecord
+from lora_registry.catalog_records import AliasMode, AliasTarget, VersionRecord
 from lora_registry.errors import AnnouncementGap
 
 GENERATION = "1700000000000-0123abcd"

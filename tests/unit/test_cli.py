@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from lora_registry.all_codes import CODES
 from lora_registry.announcements import Change, Cursor, Kind, Update
-from lora_registry.catalog import AliasMode, AliasTarget, VersionRecord
+from lora_registry.catalog_records import AliasMode, AliasTarget, VersionRecord
 from lora_registry.errors import (
     Configuration,
     Conflict,

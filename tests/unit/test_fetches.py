@@ -10,7 +10,7 @@ from tests.helpers.waiting import wait_until
 from tests.unit.test_engine_calls import Overtaken
 from tests.unit.test_node_plan import make_record
 
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_workers.node.fetches import AT_ONCE, Fetches
 
 SAME, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_registry.catalog import MovedBy
+from lora_registry.catalog_records import MovedBy
 from lora_registry.lifecycle import AliasMove, version_before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.nodes import NodeState
 from lora_registry.selection import Wanted
 from lora_workers.node.plan import (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.test_announcements import make_record
 
 from lora_registry.announcements import CatalogView, Direction
-from lora_registry.catalog import AliasMode, AliasTarget
+from lora_registry.catalog_records import AliasMode, AliasTarget
 from lora_registry.errors import Rejected
 from lora_registry.names import AdapterName
 from lora_registry.selection import Selector, parse_selector, wanted_by

@@ -20,7 +20,8 @@ from lora_registry import codes, fit_codes
 from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config
 from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
-from lora_registry.catalog import Published, Standing, VersionRecord
+from lora_registry.catalog import Published, Standing
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.engine_profiles import EngineProfile, Ruling, find_profiles
 from lora_registry.errors import Deferred, LeaseLost, NotFound, Rejected, Transient
 from lora_registry.findings import Finding, Severity
@@ -75,11 +76,25 @@ class MemoryLedger:
         self.numbers.clear()
 
 
+class MemoryBases(dict[str, BaseProfile]):
+    """Base models by name."""
+
+    def get(self, name: str) -> BaseProfile:  # type: ignore[override] # as the registry's
+        """The profile of a base model."""
+        if name not in self:
+            raise NotFound
+        return self[name]
+
+    def tokenizer_of(self, base: BaseProfile) -> TokenizerMap | None:
+        """The base's tokenizer, as it was registered."""
+        return self[base.name].tokenizer
+
+
 class MemoryCatalog:
     """Base models, owners of adapters, and what was published."""
 
     def __init__(self, *bases: BaseProfile, owners: Mapping[str, str] | None = None) -> None:
-        self.bases = {base.name: base for base in bases}
+        self.bases = MemoryBases({base.name: base for base in bases})
         self.owners = dict(owners or {})
         self.published: list[VersionRecord] = []
         self.ledger = MemoryLedger()
@@ -91,16 +106,6 @@ class MemoryCatalog:
     def base_of(self, adapter: AdapterName) -> str | None:
         """The base model that the adapter belongs to."""
         return self.owners.get(adapter.qualified)
-
-    def base(self, name: str) -> BaseProfile:
-        """The profile of a base model."""
-        if name not in self.bases:
-            raise NotFound
-        return self.bases[name]
-
-    def tokenizer_of(self, base: BaseProfile) -> TokenizerMap | None:
-        """The base's tokenizer, as it was registered."""
-        return self.bases[base.name].tokenizer
 
     def publish(self, lease: Lease, record: VersionRecord) -> Published:
         """Publish as the script does: numbers of an earlier admission, other bases and taken numbers are refused."""

@@ -77,7 +77,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         resolving.start()
         stack.dispatchers()
         stack.worker()
-        stack.registry.catalog.add_base(read_base_profile(BASE_NAME, base, with_model=False))
+        stack.registry.catalog.bases.add(read_base_profile(BASE_NAME, base, with_model=False))
         stack.wait_for_slots()
         agent.start()
         bare.wait()

@@ -64,7 +64,7 @@ def stand(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         engine.start()
         stack.dispatchers()
         stack.worker(*ORDER)
-        stack.registry.catalog.add_base(read_base_profile(BASE_NAME, base, with_model=False))
+        stack.registry.catalog.bases.add(read_base_profile(BASE_NAME, base, with_model=False))
         stack.wait_for_slots()
         engine.wait()
         yield Stand(stack, engine, base)

@@ -140,7 +140,7 @@ def _register_all(models: Path, settings: Settings, say: Say) -> list[str]:
         # Without the model that transformers would build: these bases are plain, and importing it takes seconds.
         known = (f"{_HUB}/{base}",)
         profile = read_base_profile(base, models / "bases" / base, also_known_as=known, with_model=False)
-        client.catalog.add_base(profile)
+        client.catalog.bases.add(profile)
         say(f"base model {base}: {profile.architecture}, {len(profile.modules)} modules with a shape")
     listener = _Listener(settings, say)
     results: list[Registration] = []

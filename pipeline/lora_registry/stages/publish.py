@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lora_registry import codes
-from lora_registry.catalog import Catalog, Published, VersionRecord
+from lora_registry.catalog import Catalog, Published
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.errors import ArtifactBusy, Rejected
 from lora_registry.ledger import Lease, Ledger
 from lora_registry.sources import PinnedSource

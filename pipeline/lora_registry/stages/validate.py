@@ -95,7 +95,7 @@ def validate(
         Transient: source, store or Redis is out of reach.
     """
     registration = lease.registration
-    base = catalog.base(registration.base_model)
+    base = catalog.bases.get(registration.base_model)
     pinned = PinnedSource.from_json(registration.fields["pinned"])
     with store.stage() as staged:
         with _rejection_reported(store, registration.id, profiles):
@@ -108,7 +108,7 @@ def validate(
             max_lora_rank=max_lora_rank,
             profiles=profiles,
             more_findings=(
-                *judge_tokenizer(pinned, source, base, load=catalog.tokenizer_of),
+                *judge_tokenizer(pinned, source, base, load=catalog.bases.tokenizer_of),
                 *(measured.findings if measured else ()),
             ),
             overflows=measured.overflows if measured else (),

@@ -38,7 +38,7 @@ def add(
 ) -> None:
     """Register a base model, or a new revision of it with the same shapes; only headers are read."""
     profile = read_base_profile(name, _open(source, credential), also_known_as=tuple(also_known_as or ()))
-    is_new = open_client().catalog.add_base(profile)
+    is_new = open_client().catalog.bases.add(profile)
     if as_json:
         print_json({"new": is_new, **_summary(profile)})
     else:
@@ -59,7 +59,7 @@ def _open(source: str, credential: str) -> Path | BaseFiles:
 @base_commands.command("list")
 def list_bases(as_json: AsJson = False) -> None:
     """List the registered base models."""
-    profiles = open_client().catalog.bases()
+    profiles = open_client().catalog.bases.all()
     if as_json:
         return print_json([_summary(profile) for profile in profiles])
     if not profiles:
@@ -74,7 +74,7 @@ def list_bases(as_json: AsJson = False) -> None:
 @base_commands.command("show")
 def show_base(name: Name, as_json: AsJson = False) -> None:
     """Show a base model's profile: every module's shape as [out, in]."""
-    profile = open_client().catalog.base(check_base_name(name))
+    profile = open_client().catalog.bases.get(check_base_name(name))
     if as_json:
         return print_json(profile.model_dump(mode="json"))
     print_table(("field", "value"), [(field, as_text(value)) for field, value in _summary(profile).items()])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.names import check_word, parse_adapter, parse_reference
 from lora_workers.cli.options import AsJson, open_client, parse_version
 from lora_workers.cli.output import as_text, print_json, print_line, print_standings, print_table, when

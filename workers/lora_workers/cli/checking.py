@@ -115,8 +115,8 @@ def _base_profile(base: str, also_known_as: Iterable[str]) -> BaseProfile:
     check_base_name(base)
     catalog = open_client().catalog
     try:
-        profile = catalog.base(base)
-        return profile.model_copy(update={"tokenizer": catalog.tokenizer_of(profile)})
+        profile = catalog.bases.get(base)
+        return profile.model_copy(update={"tokenizer": catalog.bases.tokenizer_of(profile)})
     except Transient as error:
         raise Configuration(f"{base} is no directory here, and no registry answers for it: {error.message}") from error
     except NotFound as error:  # no adapter is at fault, and 1 would say that one is

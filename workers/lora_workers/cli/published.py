@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lora_registry.catalog import AliasTarget, Catalog, VersionRecord
+from lora_registry.catalog import Catalog
+from lora_registry.catalog_records import AliasTarget, VersionRecord
 from lora_registry.names import AdapterName, check_base_name, check_word, parse_adapter, parse_reference
 from lora_workers.cli.changing import alias_history, remove_alias, who
 from lora_workers.cli.options import AsJson, open_client, parse_pairs, parse_version

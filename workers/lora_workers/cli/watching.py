@@ -35,7 +35,7 @@ def watch(
     A sequence number that the log no longer (or not yet) holds begins with a reset, too. With --json each line is
     the CloudEvents message, and a reset a message of type io.lora-registry.reset.v1.
     """
-    open_client().catalog.base(check_base_name(base))
+    open_client().catalog.bases.get(check_base_name(base))
     settings = load_settings()
     view = None if from_sequence is None else CatalogView(Cursor(_generation(settings), from_sequence - 1))
     subscriber = Subscriber(base, url=settings.redis_url, view=view, key_prefix=settings.key_prefix)

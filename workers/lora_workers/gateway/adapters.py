@@ -13,7 +13,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, Field
 
-from lora_registry.catalog import AliasMode, Catalog, VersionRecord
+from lora_registry.catalog import Catalog
+from lora_registry.catalog_records import AliasMode, VersionRecord
 from lora_registry.errors import NotFound
 from lora_registry.names import AdapterName, Reference
 from lora_registry.tokens import Scope

@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lora_registry.catalog import AliasMode, MovedBy, VersionRecord
+from lora_registry.catalog_records import AliasMode, MovedBy, VersionRecord
 from lora_registry.errors import NotFound, Rejected
 from lora_registry.lifecycle import AliasMove
 from lora_registry.names import AdapterName, check_word

@@ -38,7 +38,7 @@ class BaseList(BaseModel):
 def list_bases(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> BaseList:
     """The registered base models."""
     caller.require(Scope.READ, Scope.PUBLISH)
-    profiles = services_of(request).catalog.bases()
+    profiles = services_of(request).catalog.bases.all()
     fields = BaseView.model_fields
     return BaseList(bases=[BaseView(**{name: getattr(each, name) for name in fields}) for each in profiles])
 
@@ -56,5 +56,5 @@ def show_base(
 ) -> Any:
     """A base model's whole profile: every module's shape as [out, in]."""
     caller.require(Scope.READ, Scope.PUBLISH)
-    profile = services_of(request).catalog.base(check_base_name(name))
+    profile = services_of(request).catalog.bases.get(check_base_name(name))
     return Response(profile.model_dump_json(), media_type="application/json")

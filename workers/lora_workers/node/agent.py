@@ -15,7 +15,8 @@ from typing import Final
 
 from lora_registry import node_codes as codes
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import Catalog, VersionRecord
+from lora_registry.catalog import Catalog
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import connect
 from lora_registry.errors import RedisUnavailable, RegistryError
 from lora_registry.nodes import SERVED, NodeRegistry, NodeState

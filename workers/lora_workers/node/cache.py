@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from lora_registry import node_codes as codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest, is_digest
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.errors import ArtifactDamaged, Configuration, NotFound, Transient
 from lora_workers.node.failures import NodeFailure
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from lora_registry import node_codes as codes
-from lora_registry.catalog import Catalog, VersionRecord
+from lora_registry.catalog import Catalog
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.errors import NotFound, RedisUnavailable
 from lora_registry.nodes import NodeInfo
 from lora_workers.node.drivers import EngineDescription
@@ -50,7 +51,7 @@ class EngineFit:
         if self._other_base == "" or self._options.any_base:
             return
         try:
-            self._other_base = why_another_base(self._told_base, self._catalog.base(self._options.base))
+            self._other_base = why_another_base(self._told_base, self._catalog.bases.get(self._options.base))
         except NotFound:
             self._other_base = ""  # nothing was ever registered for it
         except RedisUnavailable as error:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from lora_registry import node_codes as codes
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_workers.node.daemon_threads import DaemonThreads
 from lora_workers.node.failures import NodeFailure
 

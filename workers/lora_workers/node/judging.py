@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.engine_profiles import BUILT_IN, EngineProfile, built_in_profile, load_profile
 from lora_registry.node_verdicts import verdict_for_node, why_not
 from lora_registry.nodes import NodeInfo

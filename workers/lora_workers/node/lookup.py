@@ -19,7 +19,7 @@ import redis.asyncio
 
 from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import connect_async, redis_errors
 from lora_registry.errors import RedisUnavailable
 from lora_registry.keys import Keys

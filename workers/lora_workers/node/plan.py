@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.nodes import NodeState
 from lora_workers.node.wishes import Wish
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.errors import RegistryError
 from lora_registry.settings import load_settings
 from lora_workers.node.drivers import EngineDescription

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import redis
 
 from lora_registry.announcements import CatalogView
-from lora_registry.catalog import VersionRecord
+from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import server_time_s
 from lora_registry.errors import RedisUnavailable
 from lora_registry.selection import Selector, Wanted, wanted_by

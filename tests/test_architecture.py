@@ -1,5 +1,7 @@
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +129,27 @@ def test_torch_is_allowed_where_numbers_are_checked(tree: Path) -> None:
     result = lint_imports(tree)
 
     assert "training libraries nowhere KEPT" in result.stdout, result.stdout + result.stderr
+
+
+MAPS = [
+    "pipeline/lora_registry",
+    "workers/lora_workers",
+    "workers/lora_workers/cli",
+    "workers/lora_workers/gateway",
+    "workers/lora_workers/node",
+    "workers/lora_workers/numeric",
+]
+
+
+@pytest.mark.parametrize("package", MAPS)
+def test_the_map_of_a_package_names_everything_in_it(package: str) -> None:
+    """Whoever follows the docstring of a package finds each of its files there."""
+    directory = ROOT / package
+    text = ast.get_docstring(ast.parse((directory / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"[a-z_0-9]+", text))
+    files = {path.stem for path in directory.glob("*.py") if not path.stem.startswith("__")}
+    packages = {path.parent.name for path in directory.glob("*/__init__.py")}
+    assert files | packages <= named
 
 
 def test_lora_registry_imports_the_standard_library_pydantic_and_redis_only() -> None:

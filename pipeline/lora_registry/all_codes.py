@@ -11,6 +11,7 @@ from lora_registry import (
     engine_codes,
     file_codes,
     fit_codes,
+    gateway_codes,
     hook_codes,
     namespace_codes,
     node_codes,
@@ -29,6 +30,9 @@ CODES = _codes_of(codes, namespace_codes, hook_codes, source_codes, file_codes, 
 
 ENGINE_CODES = _codes_of(engine_codes)
 """Those of the reasons of an engine's verdict."""
+
+GATEWAY_CODES = _codes_of(gateway_codes)
+"""Those with which the HTTP gateway refuses a request."""
 
 
 def may_pass(findings: Iterable[Finding]) -> bool:

@@ -89,7 +89,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Update:
-    """What a subscriber hands to its caller: changes in order, and the cursor to keep once they are done.
+    """What a subscriber hands to its caller: changes in order, and how far the caller is once they are done.
+
+    Of updates that came together the subscriber's view is as of the last one: keep the view when that is done.
 
     Attributes:
         changes: changes to apply; empty if only the cursor moved.

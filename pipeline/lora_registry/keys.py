@@ -153,7 +153,7 @@ class Keys:
         return f"{self.catalog}:versions:{base_model}"
 
     def aliases(self, base_model: str) -> str:
-        """Hash: `namespace.name@alias` → `<version> <follow|pinned>`."""
+        """Hash: `namespace.name@alias` → `<version> <follow|pinned> <digest>`."""
         return f"{self.catalog}:aliases:{base_model}"
 
     def numbers_published(self, adapter: AdapterName) -> str:

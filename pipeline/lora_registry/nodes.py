@@ -73,11 +73,6 @@ _STATES_BEFORE = {
 }
 
 
-def may_follow(before: NodeState, after: NodeState) -> bool:
-    """Whether a node that said `before` of a version may say `after`."""
-    return after in _AFTER[before]
-
-
 class NodeInfo(BaseModel):
     """What a node says of itself.
 
@@ -94,7 +89,7 @@ class NodeInfo(BaseModel):
         eager: whether it loads what it wants at once, and not at the first request.
         flags: other options of the engine that rules ask for.
         labels: what operators tell nodes apart by.
-        select: selector of the versions that it wants (see selectors.py); empty: all of its base model.
+        select: selector of the versions that it wants (see selection.py); empty: all of its base model.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -255,7 +250,7 @@ class NodeRegistry:
             reason: the same in words; cut at 500 characters.
 
         Raises:
-            Conflict: a version that failed, was skipped or retired is to be seen first; see `may_follow`.
+            Conflict: a version that failed, was skipped or retired is to be seen first.
             RedisUnavailable: the server is out of reach.
         """
         for _, before in self.ack_all(node_id, [Said(served_name, state, code, reason)]):

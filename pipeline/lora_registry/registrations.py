@@ -18,7 +18,6 @@ class Outcome(StrEnum):
     UNCHANGED = "unchanged"
     REJECTED = "rejected"
     SUPERSEDED = "superseded"
-    IGNORED = "ignored"
     DEAD_LETTERED = "dead-lettered"
 
 

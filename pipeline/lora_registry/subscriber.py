@@ -117,9 +117,11 @@ class Subscriber(SubscriberCore):
     """The blocking face.
 
     Example:
-        for update in Subscriber("tiny-llama", url="redis://127.0.0.1:6379/0").follow():
+        subscriber = Subscriber("tiny-llama", url="redis://127.0.0.1:6379/0", view=kept_view)
+        for update in subscriber.follow():
             for change in update.changes: ...
-            keep(update.cursor)
+            if update.cursor == subscriber.view.cursor:  # the last of those that came together
+                keep(subscriber.view)
 
     Args:
         base_model: base model to follow.

@@ -253,7 +253,7 @@ def test_pin_needs_the_lease(registry: Registry) -> None:
     assert registry.client.hlen(registry.keys.pins) == 0
 
 
-@pytest.mark.parametrize("outcome", [Outcome.REJECTED, Outcome.SUPERSEDED, Outcome.IGNORED])
+@pytest.mark.parametrize("outcome", [Outcome.REJECTED, Outcome.SUPERSEDED, Outcome.UNCHANGED])
 def test_pin_ends_with_the_registration(registry: Registry, outcome: Outcome) -> None:
     """Whatever the outcome."""
     registry.submit()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_registry import codes, file_codes, fit_codes, source_codes
-from lora_registry.all_codes import CODES, ENGINE_CODES, may_pass
+from lora_registry.all_codes import CODES, ENGINE_CODES, GATEWAY_CODES, may_pass
 from lora_registry.code import Code
 from lora_registry.findings import Finding, Severity
 
@@ -26,7 +26,7 @@ def given_in_the_source() -> str:
     return "\n".join(path.read_text() for path in [*paths, *lua] if not path.name.endswith("codes.py"))
 
 
-@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+@pytest.mark.parametrize("code", (CODES | GATEWAY_CODES).values(), ids=CODES | GATEWAY_CODES)
 def test_cause_and_remedy_are_one_sentence_each(code: Code) -> None:
     """Whoever reads a finding learns what is wrong and what to do, in one breath."""
     for sentence in (code.cause, code.remedy):
@@ -38,7 +38,7 @@ def test_cause_and_remedy_are_one_sentence_each(code: Code) -> None:
         assert len(sentence) <= 140
 
 
-@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+@pytest.mark.parametrize("code", (CODES | GATEWAY_CODES).values(), ids=CODES | GATEWAY_CODES)
 def test_attribute_is_the_code(code: Code) -> None:
     """`fit_codes.SHAPE_MISMATCH` is the code SHAPE_MISMATCH, whose severity is a known one."""
     modules = [import_module(f"lora_registry.{path.stem}") for path in MODULES_OF_CODES]
@@ -54,7 +54,7 @@ def test_every_code_is_in_the_list() -> None:
         for path in MODULES_OF_CODES
         for line in re.findall(r"^[A-Z_]+ = (?:error|obstacle|warning|info)\(", path.read_text(), re.M)
     ]
-    assert len(declared) == len(CODES) + len(ENGINE_CODES)
+    assert len(declared) == len(CODES) + len(ENGINE_CODES) + len(GATEWAY_CODES)
 
 
 def test_what_an_adapter_is_does_not_pass() -> None:

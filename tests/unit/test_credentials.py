@@ -64,6 +64,8 @@ def test_changed_file_is_read_again(tmp_path: Path) -> None:
         f'{{"a": {{"kind": "{SECRET}"}}}}',
         f'{{"a": {{"kind": "hub", "token": ["{SECRET}"]}}}}',
         f'{{"a": {{"kind": "hub", "secret": "{SECRET}"}}}}',
+        f'{{"a": {{"kind": "hub", "token": "{SECRET}…"}}}}',
+        f'{{"a": {{"kind": "mlflow", "token": "{SECRET}…"}}}}',
         f'{{"a": {{"kind": "s3", "anonymous": "{SECRET}"}}}}',
         f'{{"a": {{"kind": "fsspec", "options": {{"x": {{"y": "{SECRET}"}}}}}}}}',
     ],

@@ -50,7 +50,7 @@ def make_situation(*records: VersionRecord, **fields: Any) -> Situation:
         "wishes": tuple(Wish(record) for record in records),
         "listed": {},
         "ready": {record.digest: path_of(record) for record in records},
-        "is_ours": lambda name, path: path is None or path.startswith("/cache/"),
+        "is_ours": lambda path: path is None or path.startswith("/cache/"),
         "now": 100.0,
         "drain_s": 10.0,
         "longest_drain_s": 60.0,

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from lora_registry.artifacts import FileDigest, Manifest
-from lora_registry.errors import ArtifactDamaged
+from lora_registry.errors import ArtifactDamaged, Configuration
 from lora_registry.report import ValidationReport
 from lora_registry.settings import Settings
 from lora_registry.stages.validate import Staged
@@ -115,8 +115,13 @@ def open_artifact_store(settings: Settings) -> Store:
         from lora_workers.local_artifacts import LocalArtifactStore
 
         return LocalArtifactStore(directory)
-    from lora_workers.object_artifacts import ObjectArtifactStore  # fsspec, which a local store does without
-
+    try:
+        from lora_workers.object_artifacts import ObjectArtifactStore  # fsspec, which a local store does without
+    except ImportError as error:
+        raise Configuration(
+            f"LORA_REGISTRY_ARTIFACT_STORE: it needs {error.name}, which is not installed here",
+            remedy="Install fsspec and the library of the scheme (s3fs for s3://) beside lora-registry.",
+        ) from error
     options = options_for(settings.artifact_store, settings, name=ARTIFACT_STORE)
     return ObjectArtifactStore(settings.artifact_store, scratch=settings.scratch, options=options)
 

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, SecretStr, ValidationError
 
 from lora_registry import source_codes
 from lora_registry.errors import Configuration, Rejected
@@ -23,6 +23,15 @@ from lora_registry.strict_json import StrictJsonError, load_object
 
 ARTIFACT_STORE: Final = "artifact-store"
 ADAPTER_INBOX: Final = "adapter-inbox"
+
+
+def _check_ascii(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().isascii():
+        raise ValueError("it has characters that no HTTP header takes; was an example copied?")
+    return secret
+
+
+HeaderText = Annotated[SecretStr, AfterValidator(_check_ascii)]
 
 
 class _Credential(BaseModel):
@@ -33,7 +42,7 @@ class HubCredential(_Credential):
     """A token of a Hub, and where that Hub is, if not where LORA_REGISTRY_HUB_ENDPOINT says."""
 
     kind: Literal["hub"] = "hub"
-    token: SecretStr | None = None
+    token: HeaderText | None = None
     endpoint: str = ""
 
 
@@ -60,7 +69,7 @@ class MlflowCredential(_Credential):
     """Who asks an MLflow server: a bearer token, or a user with a password."""
 
     kind: Literal["mlflow"] = "mlflow"
-    token: SecretStr | None = None
+    token: HeaderText | None = None
     username: str = ""
     password: SecretStr | None = None
 

@@ -6,11 +6,18 @@ options         options that several commands share, and opening the registry wi
 checking        check
 registering     register, status
 published       list, show, alias
+changing        retire, rollback, promote, label, keep-last
+collecting      collection
 bases           base add, base list, base show
 watching        watch
+fleet           nodes, rollout
 dead_letters    dead-letters list, show, retry
-running         worker, dispatcher, admit
-machine         up, demo
+storing         store list, verify, gc
+namespaces      namespace; tokens: token
+hooks           hooks list, show, redeliver; resyncing: resync
+running         worker, dispatcher, gateway, admit
+node_process    node
+machine         up, demo, demo-files
 explaining      explain
 code_page       the pages of codes and of engine rules under deploy/docs
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lora_registry import errors
-from lora_registry.all_codes import CODES, ENGINE_CODES
+from lora_registry.all_codes import CODES, ENGINE_CODES, GATEWAY_CODES
 from lora_registry.code import Code
 from lora_registry.engine_conditions import CONDITIONS
 from lora_registry.engine_profiles import BUILT_IN, EngineProfile, EngineRule, EngineTable, Ruling, engine_table
@@ -28,7 +28,8 @@ _WORDS = {
 
 def codes_page() -> str:
     """codes.md."""
-    rows = [(f"`{each.code}`", inspect.getdoc(each) or "", each.remedy) for each in _failures()]
+    failures = [(f"`{each.code}`", inspect.getdoc(each) or "", each.remedy) for each in _failures()]
+    refusals = [(f"`{each.code}`", each.cause, each.remedy) for each in GATEWAY_CODES.values()]
     return _page(
         _MADE,
         "# Codes",
@@ -39,8 +40,11 @@ def codes_page() -> str:
         "## Reasons of an engine's verdict",
         "None of them rejects a registration. [engines.md](engines.md) has the rules that lead to them.",
         _codes_table(ENGINE_CODES.values()),
+        "## Refusals of the HTTP gateway",
+        "Beside these it answers with the codes of findings and of failures.",
+        _table(("code", "cause", "remedy"), refusals),
         "## Failures of commands and calls",
-        _table(("code", "cause", "remedy"), rows),
+        _table(("code", "cause", "remedy"), failures),
     )
 
 

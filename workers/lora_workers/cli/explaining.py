@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lora_registry.all_codes import CODES, ENGINE_CODES
+from lora_registry.all_codes import CODES, ENGINE_CODES, GATEWAY_CODES
 from lora_registry.engine_conditions import CONDITIONS
 from lora_registry.engine_profiles import BUILT_IN, engine_table
 from lora_registry.errors import RegistryError
@@ -58,7 +58,7 @@ def explain(
 
 
 def explanations() -> dict[str, Explanation]:
-    """Every code of a finding, a verdict or an error → what it stands for."""
+    """Every code of a finding, a verdict, a refusal or an error → what it stands for."""
     failures = {
         each.code: Explanation(each.code, "failure", inspect.getdoc(each) or "", each.remedy)
         for each in _subclasses(RegistryError)
@@ -66,11 +66,14 @@ def explanations() -> dict[str, Explanation]:
     findings = {
         each.code: Explanation(each.code, each.severity.value, each.cause, each.remedy) for each in CODES.values()
     }
+    refusals = {
+        each.code: Explanation(each.code, "refusal", each.cause, each.remedy) for each in GATEWAY_CODES.values()
+    }
     engines = {
         each.code: Explanation(each.code, "engine", each.cause, each.remedy, _rules_of(each.code))
         for each in ENGINE_CODES.values()
     }
-    return failures | findings | engines
+    return failures | findings | refusals | engines
 
 
 def _rules_of(code: str) -> tuple[dict[str, str], ...]:

@@ -31,7 +31,9 @@ def node(
         str | None, typer.Option(metavar="SELECTOR", help="What it serves, such as namespace=team,tier=gold.")
     ] = None,
     slots: Annotated[int | None, typer.Option(min=0, help="Adapters loaded at a time; 0: no limit of its own.")] = None,
-    node_id: Annotated[str | None, typer.Option(metavar="ID", help="Its name; default: host and engine port.")] = None,
+    node_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Its name; default: host and port of the URL.")
+    ] = None,
     drain_s: Annotated[float | None, typer.Option(min=0, metavar="S", help="How long the old version stays.")] = None,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Engine profile that says what the engine takes.")
@@ -49,6 +51,7 @@ def node(
     Each option may be given as an environment variable, too: --engine-url is LORA_REGISTRY_NODE_ENGINE_URL.
     LORA_REGISTRY_NODE_ENGINE_API_KEY is the engine's API key, if it asks for one.
     """
+    given = {name: value for name, value in locals().items() if name != "log_level"}
     require("node")
     start_logging(log_level)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
@@ -57,29 +60,11 @@ def node(
     from lora_workers.node.lookup import LazyOrigin
     from lora_workers.node.options import load_options
 
-    given = {name: value for name, value in locals().items() if name in _OPTIONS}
     options, settings = load_options(**given), load_settings()
+    origin = LazyOrigin(settings)
+    origin.check()
     driver = open_driver(options.engine, options.engine_url, api_key=options.engine_api_key.get_secret_value())
-    agent = Agent(options, settings, driver=driver, origin=LazyOrigin(settings))
+    agent = Agent(options, settings, driver=driver, origin=origin)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     agent.run()
-
-
-_OPTIONS = frozenset(
-    {
-        "base",
-        "engine",
-        "engine_url",
-        "cache",
-        "eager",
-        "max_cache_gb",
-        "select",
-        "slots",
-        "node_id",
-        "drain_s",
-        "profile",
-        "max_lora_rank",
-        "any_base",
-    }
-)

@@ -36,7 +36,7 @@ NOBODY_READS: Final = 141
 """As a program ends that SIGPIPE stops."""
 
 EXIT_CODES: Final = (
-    "Exit codes: 0 done; a registration is published, unchanged, superseded or ignored · "
+    "Exit codes: 0 done; a registration is published, unchanged or superseded · "
     "1 the registration was rejected, or what was named is not there or not as expected (NOT_FOUND, CONFLICT) · "
     "2 wrong usage or configuration, a request refused before it was queued included · "
     "3 dead-lettered, no outcome in time, or not served as asked · "

@@ -4,7 +4,8 @@ app             the application, put together
 serving         the process: where it listens, and when it refuses to
 services        what the requests share: connections, round trips, the bells, who may do what
 authentication  who asks, and what they may
-registrations   POST and GET of registrations; following.py has the long poll and the stream of events
+registrations   POST and GET of registrations
+  admission       taking one in; following: the long poll and the stream of events
 webhooks        POST of deliveries; intake.py has lora_workers.hooks prove and read them
 aliases         moving and removing aliases, compare-and-swap
 adapters, bases, health   what is published, and whether all is well

@@ -17,6 +17,7 @@ from typing import Final
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
+from lora_registry import gateway_codes
 from lora_registry.namespaces import NamespacePolicy
 from lora_registry.policies import Policies
 from lora_registry.tokens import Scope, Token, Tokens, find_token
@@ -24,7 +25,6 @@ from lora_workers.gateway.problems import HttpProblem
 
 _FRESH_S: Final = 1.0
 """For so long tokens and policies are taken as they were read: a revoked token works no longer than that."""
-_CREATE = "Send `Authorization: Bearer TOKEN`; an operator makes one with `lora-registry token create`."
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,10 @@ def _host_of(header: str) -> str:
 
 def _unauthorized(detail: str, more: str) -> HttpProblem:
     challenge = {"WWW-Authenticate": f'Bearer realm="lora-registry"{more}'}
-    return HttpProblem(HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", detail, remedy=_CREATE, headers=challenge)
+    code = gateway_codes.UNAUTHENTICATED
+    return HttpProblem(HTTPStatus.UNAUTHORIZED, code.code, detail, remedy=code.remedy, headers=challenge)
 
 
 def _forbidden(detail: str) -> HttpProblem:
-    remedy = "Use a token with the scope and the namespace, or have an operator make one."
-    return HttpProblem(HTTPStatus.FORBIDDEN, "FORBIDDEN", detail, remedy=remedy)
+    code = gateway_codes.FORBIDDEN
+    return HttpProblem(HTTPStatus.FORBIDDEN, code.code, detail, remedy=code.remedy)

@@ -8,6 +8,7 @@ from typing import Final
 
 from fastapi import Request
 
+from lora_registry import gateway_codes
 from lora_workers.gateway.problems import HttpProblem
 
 _WITHIN_S: Final = 30.0
@@ -23,9 +24,9 @@ def check_json(request: Request) -> None:
     if given != "application/json":
         raise HttpProblem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "UNSUPPORTED_MEDIA_TYPE",
+            gateway_codes.UNSUPPORTED_MEDIA_TYPE.code,
             "the body is not said to be JSON",
-            remedy="Send JSON with `Content-Type: application/json`.",
+            remedy=gateway_codes.UNSUPPORTED_MEDIA_TYPE.remedy,
             headers={"Accept": "application/json"},
         )
 
@@ -49,9 +50,9 @@ async def read_body(request: Request, *, limit_bytes: int) -> bytes:
     except TimeoutError:
         raise HttpProblem(
             HTTPStatus.REQUEST_TIMEOUT,
-            "BODY_TIMEOUT",
+            gateway_codes.BODY_TIMEOUT.code,
             f"the body did not come within {_WITHIN_S:g} s",
-            remedy="Send it again, faster.",
+            remedy=gateway_codes.BODY_TIMEOUT.remedy,
             headers={"Connection": "close"},
         ) from None
     return bytes(body)
@@ -60,8 +61,8 @@ async def read_body(request: Request, *, limit_bytes: int) -> bytes:
 def _too_large(limit_bytes: int) -> HttpProblem:
     return HttpProblem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "BODY_TOO_LARGE",
+        gateway_codes.BODY_TOO_LARGE.code,
         f"the body is longer than {limit_bytes} bytes",
-        remedy="Send less; the limit is LORA_REGISTRY_GATEWAY_MAX_BODY_BYTES.",
+        remedy=gateway_codes.BODY_TOO_LARGE.remedy,
         headers={"Connection": "close"},
     )

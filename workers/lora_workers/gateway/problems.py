@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
-from lora_registry import namespace_codes
+from lora_registry import gateway_codes, namespace_codes
 from lora_registry.errors import (
     Configuration,
     Conflict,
@@ -103,7 +103,7 @@ def problem_of(error: RegistryError) -> HttpProblem:
     codes = {finding.code for finding in findings}
     status, code, headers = HTTPStatus.UNPROCESSABLE_ENTITY, error.code, {}
     if any(each.startswith("QUOTA_") for each in codes):
-        status, code = HTTPStatus.TOO_MANY_REQUESTS, "QUOTA_EXCEEDED"
+        status, code = HTTPStatus.TOO_MANY_REQUESTS, gateway_codes.QUOTA_EXCEEDED.code
     elif codes & _FORBIDDING:
         status, code = HTTPStatus.FORBIDDEN, findings[0].code
     elif isinstance(error, (IdempotencyConflict, Conflict)):
@@ -130,9 +130,9 @@ def invalid(errors: Sequence[ErrorDetails | Mapping[str, Any]], *, what: str) ->
     ]
     return HttpProblem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
-        "REQUEST_INVALID",
+        gateway_codes.REQUEST_INVALID.code,
         f"the {what} is not legal: {findings[0].subject}: {findings[0].message}",
-        remedy="Correct what the findings name.",
+        remedy=gateway_codes.REQUEST_INVALID.remedy,
         findings=findings,
     )
 
@@ -172,7 +172,7 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
 async def _http_exception(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     status = HTTPStatus(error.status_code)
-    remedy = "Look at /openapi.json for the paths and methods there are."
+    remedy = gateway_codes.METHOD_NOT_ALLOWED.remedy
     return HttpProblem(
         status, status.name, status.description or status.phrase, remedy=remedy, headers=error.headers
     ).response()

@@ -6,6 +6,7 @@ agent               the loop beside an engine, which does these again and again:
   judging             … by which rules
   same_base           whether the engine serves the base model that it should
   plan                what to do next, from what is wanted and what is; no I/O
+  retries             when what failed is tried again
   fetches             what is on its way into the cache, in threads of its own
   cache               fetch: artifacts on the node's disk, by digest, verified
   engine_calls        what the engine is being asked for, in threads of their own

@@ -374,7 +374,7 @@ class Agent:
             if self._acks.state(name) in _UP and name not in listed:
                 self._acks.say(name, NodeState.FETCHED)
 
-    def _is_ours(self, _name: str, path: str | None) -> bool:
+    def _is_ours(self, path: str | None) -> bool:
         return self._cache.digest_at(path) is not None
 
     # Doing it

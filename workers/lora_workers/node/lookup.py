@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import connect_async, redis_errors
-from lora_registry.errors import RedisUnavailable
+from lora_registry.errors import RedisUnavailable, Transient
 from lora_registry.keys import Keys
 from lora_registry.names import parse_reference
 from lora_registry.nodes import NodeInfo
@@ -63,6 +64,15 @@ class LazyOrigin:
         from lora_workers.artifact_store import open_artifact_store
 
         return open_artifact_store(self._settings)
+
+    def check(self) -> None:
+        """Make sure that the store can be opened on this machine; one that is out of reach for now passes.
+
+        Raises:
+            Configuration: a library is missing, or the credential is not legal.
+        """
+        with suppress(Transient):
+            self._store  # noqa: B018 - opening it is the check
 
     def manifest(self, digest: str) -> Manifest:
         """See `lora_workers.artifact_store.Store`."""

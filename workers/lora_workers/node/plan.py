@@ -24,7 +24,7 @@ class Situation:
         listed: what the engine lists: name → path; None where it does not tell paths.
         ready: digests that are verified in the cache → where they lie.
         fetching: digests on their way.
-        is_ours: whether a name and path that the engine lists come from this cache; the rest is left alone.
+        is_ours: whether a path that the engine lists is in this cache; the rest is left alone.
         under_way: served names that the engine is being called for; each is left alone until that ends.
         confirmed: served names that answered a request since they were loaded.
         resting: served name → when it may be tried again, after a failure.
@@ -44,7 +44,7 @@ class Situation:
     wishes: tuple[Wish, ...]
     listed: Mapping[str, str | None]
     ready: Mapping[str, str]
-    is_ours: Callable[[str, str | None], bool]
+    is_ours: Callable[[str | None], bool]
     now: float
     fetching: frozenset[str] = frozenset()
     under_way: frozenset[str] = frozenset()
@@ -197,7 +197,7 @@ def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
 
 def _for_leaving(situation: Situation) -> Iterator[Action]:
     for name, path in situation.listed.items():
-        if name in situation.kept or name in situation.under_way or not situation.is_ours(name, path):
+        if name in situation.kept or name in situation.under_way or not situation.is_ours(path):
             continue
         since = situation.leaving.get(name)
         if since is None:

@@ -1,4 +1,4 @@
-"""Every Redis key and channel, in one place.
+"""Every Redis key and channel that Python names, in one place; a few of the ledger's only scripts do (lua/_due.lua).
 
     {lora}:inbox:…      written by publishers (accept), emptied by the dispatcher
     {lora}:ledger:…     work in progress, written by dispatcher and workers
@@ -95,6 +95,14 @@ class Keys:
     def ledger(self) -> str:
         """Prefix of all ledger keys; scripts build the key of each registration they claim from it."""
         return f"{self.prefix}:ledger"
+
+    def turns(self, stage: str) -> str:
+        """Sorted set: namespaces with work in the stage, by when it is next due."""
+        return f"{self.ledger}:turns:{stage}"
+
+    def slots(self, stage: str) -> str:
+        """Sorted set: worker slots of the stage, by until when (us) they count as there."""
+        return f"{self.ledger}:slots:{stage}"
 
     def registration(self, registration_id: str) -> str:
         """Hash: one registration, from dispatch to the end of its retention."""

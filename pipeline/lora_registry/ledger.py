@@ -138,7 +138,7 @@ class Ledger:
         reply = scripts.call(
             self._redis,
             "claim",
-            keys=[f"{self._keys.ledger}:turns:{stage}"],
+            keys=[self._keys.turns(stage)],
             args=[
                 self._keys.prefix,
                 stage,
@@ -312,7 +312,7 @@ class Ledger:
             scripts.call(
                 self._redis,
                 "pass_over",
-                keys=[f"{self._keys.ledger}:turns:{stage}"],
+                keys=[self._keys.turns(stage)],
                 args=[self._keys.prefix, stage, following, BATCH[following], _PASS_OVER_AT_MOST, *stays],
             )
         )
@@ -331,7 +331,7 @@ class Ledger:
             scripts.call(
                 self._redis,
                 "sweep",
-                keys=[f"{self._keys.ledger}:turns:{stage}"],
+                keys=[self._keys.turns(stage)],
                 args=[
                     self._keys.prefix,
                     stage,
@@ -349,7 +349,7 @@ class Ledger:
             RedisUnavailable: the server is out of reach.
         """
         due, leased, slots, oldest_us, since_us = scripts.call(
-            self._redis, "pulse", keys=[f"{self._keys.ledger}:turns:{stage}"], args=[self._keys.prefix, stage]
+            self._redis, "pulse", keys=[self._keys.turns(stage)], args=[self._keys.prefix, stage]
         )
         since_claim_s = None if since_us < 0 else since_us / _US_PER_S
         return Pulse(due, leased, slots, oldest_us / _US_PER_S, since_claim_s)
@@ -363,7 +363,7 @@ class Ledger:
         with redis_errors():
             seconds, _ = self._redis.time()
             until_us = (seconds + for_s) * _US_PER_S
-            self._redis.zadd(f"{self._keys.ledger}:slots:{stage}", dict.fromkeys(slots, until_us))
+            self._redis.zadd(self._keys.slots(stage), dict.fromkeys(slots, until_us))
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, oldest first.

@@ -14,7 +14,7 @@ def publish(lease: Lease, *, ledger: Ledger, catalog: Catalog) -> None:
     """Publish the validated artifact as a version.
 
     Raises:
-        Rejected: the adapter belongs to another base by now, or the version number is another's.
+        Rejected: the adapter belongs to another base by now, the version number is another's, or a quota is used up.
         LeaseLost: another worker owns the registration.
         Transient: Redis is out of reach, or not admitted.
     """

@@ -88,7 +88,7 @@ class EngineHttp:
             raise unexpected("/v1/models", f"oddly: {error}") from error
 
     def answers(self, body: dict[str, Any], *, path: str = "/v1/completions") -> httpx.Response:
-        """The answer to a request for one token."""
+        """The answer to a request for a completion."""
         return self.post(path, body)
 
     def close(self) -> None:

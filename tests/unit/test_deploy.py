@@ -51,7 +51,7 @@ def parse_command(line: str) -> tuple[str, dict[str, Any]]:
 def test_command_of_each_service_is_one_of_ours(name: str) -> None:
     """A container that the file starts does not end with a usage error."""
     command, _ = parse_command(our_services()[name]["command"])
-    assert command in {"dispatcher", "worker", "gateway", "node", "resync"}
+    assert command in {"dispatcher", "worker", "gateway", "node", "resync", "gc"}
 
 
 def test_a_command_that_is_wrong_would_be_noticed() -> None:
@@ -74,7 +74,8 @@ def test_services_connect_as_a_user_that_exists(name: str) -> None:
     service = our_services()[name]
     url = service["environment"]["LORA_REGISTRY_REDIS_URL"]
     user, password = re.fullmatch(r"redis://(\w+):([\w-]+)@valkey:6379/0", url).groups()  # type: ignore[union-attr]
-    assert user == parse_command(service["command"])[0].replace("resync", "gateway")
+    command, _ = parse_command(service["command"])
+    assert user == {"resync": "gateway", "gc": "operator"}.get(command, command)
     assert f"user {user} on >{password} " in USERS
 
 

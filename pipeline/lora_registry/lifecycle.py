@@ -21,6 +21,7 @@ from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
 from lora_registry.settings import Settings
 
 MAX_LABELS = 32
+MAX_DIRECTION_S = 7 * 86_400.0
 _AT_ONCE = 500
 """Versions that one script retires: it keeps the server for some ten milliseconds."""
 
@@ -292,11 +293,17 @@ class Lifecycle:
             When that was, by the server's clock, in seconds since 1970-01-01.
 
         Raises:
+            Rejected: that is no time, or longer than a week.
             NotFound: the version was retired.
             Conflict: other nodes are told to hold it at this time.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
+        if not 0 <= for_s <= MAX_DIRECTION_S:
+            raise Rejected(
+                f"{for_s:g} s is no time for which nodes can be told to hold a version",
+                remedy="Take one between nothing and a week.",
+            )
         base, adapter = record.base_model, record.adapter
         answer = self._call(
             "direct",

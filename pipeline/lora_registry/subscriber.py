@@ -65,6 +65,8 @@ class SubscriberCore:
 
     def _head(self) -> Generator[Command, Any, Cursor]:
         generation = yield ("HGET", self._keys.server, "generation")
+        if not generation and self.view.cursor.generation:
+            raise RedisUnavailable("the server is empty, and nobody has admitted it: what was known counts")
         sequence = yield ("HGET", self._keys.sequences, self._base_model)
         return Cursor(generation or "", int(sequence or 0))
 

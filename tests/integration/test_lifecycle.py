@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -225,6 +226,15 @@ def test_only_the_last_versions_are_kept(registry: Registry) -> None:
         "alias.moved default.support-bot@support-bot",
         "version.retired support-bot.v3",
     ]
+
+
+@pytest.mark.parametrize("for_s", [math.inf, math.nan, -1.0, 1e17])
+def test_a_direction_of_no_end_is_refused(registry: Registry, for_s: float) -> None:
+    """Its end would be no number that the scripts can read: nothing of that base model could be directed any more."""
+    registry.register(BOT.name)
+    with pytest.raises(Rejected, match="no time"):
+        registry.lifecycle.direct(registry.catalog.version(version(1)), ["node-1"], for_s=for_s)
+    assert registry.client.hgetall(registry.keys.directed(BASE)) == {}
 
 
 def test_aliases_and_directions_hold_old_versions(registry: Registry) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_registry.artifacts import WEIGHTS_FILE
+from lora_registry.artifacts import WEIGHTS_FILE, Manifest
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.settings import Settings
 from lora_workers.node import lookup as lookup_module
 from lora_workers.node.drivers import EngineDescription
 from lora_workers.node.judging import describe_node
-from lora_workers.node.lookup import Found, NameLookup
+from lora_workers.node.lookup import Found, LazyOrigin, NameLookup
 from tests.helpers.adapters import make_base
 from tests.helpers.node_stand import StoringRegistry, make_options
 from tests.helpers.registry import BASE, Registry
@@ -143,6 +144,47 @@ def test_a_note_that_cannot_be_written_keeps_no_name_from_being_found(
     found = find(settings, tmp_path, record.served_name)
     assert found
     assert found.record == record
+
+
+def test_a_store_that_hangs_delays_no_name_whose_files_are_here(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many fetches hang: vLLM asks for all names in one loop."""
+    here = registry.publish_version("here", content="here")
+    others = [registry.publish_version(f"bot-{number}", content=str(number)) for number in range(8)]
+    may_go_on, usual = threading.Event(), LazyOrigin.manifest
+
+    def manifest(self: LazyOrigin, digest: str) -> Manifest:
+        if digest != here.digest:
+            may_go_on.wait(30)
+        return usual(self, digest)
+
+    async def test(lookup: NameLookup) -> None:
+        assert await lookup.find(here.served_name)
+        hung = [asyncio.create_task(lookup.find(each.served_name)) for each in others]
+        await asyncio.sleep(0.2)
+        try:
+            async with asyncio.timeout(5):
+                assert await lookup.find(here.served_name)
+        finally:
+            may_go_on.set()
+        assert all(await asyncio.gather(*hung))
+
+    monkeypatch.setattr(LazyOrigin, "manifest", manifest)
+    run(make_lookup(settings, tmp_path), test)
+
+
+def test_a_server_that_came_back_empty_is_no_reason_to_forget(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Until somebody admits it, what was known of a name counts."""
+    record = registry.publish_version()
+    assert find(settings, tmp_path, record.served_name)
+    registry.client.flushdb()
+    for _ in range(2):
+        found = find(settings, tmp_path, record.served_name)
+        assert found
+        assert found.record == record
 
 
 def test_a_retired_name_is_unknown_and_forgotten(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:

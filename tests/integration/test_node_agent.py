@@ -39,7 +39,7 @@ from tests.helpers.node_stand import (
     running_agent,
     weights_of,
 )
-from tests.helpers.registry import Registry
+from tests.helpers.registry import BASE, Registry
 from tests.helpers.waiting import wait_until
 
 BOT = AdapterName("default", "support-bot")
@@ -394,6 +394,47 @@ def test_all_names_are_noted_of_one_artifact_and_each_as_it_is_now(
         wait_until(lambda: noted(labelled.served_name) == labelled, what="a new note")
 
 
+def test_the_note_of_a_version_that_is_retired_later_goes_too(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """The node is done with it before the catalog is."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        old = registry.publish_version(content="old")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        new = registry.publish_version(content="new")
+        registry.wait_for(old.served_name, NodeState.RETIRED)
+        assert Cache(options.cache).recall(old.served_name) == old
+        registry.lifecycle.retire_version(BOT, old.version)
+        wait_until(lambda: Cache(options.cache).recall(old.served_name) is None, what="the note is gone")
+        assert Cache(options.cache).recall(new.served_name) == new
+
+
+def test_notes_come_back_with_the_files(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
+    """Somebody removed what is in the cache."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        for part in ("served", "sha256"):
+            shutil.rmtree(options.cache / part)
+        wait_until(lambda: Cache(options.cache).recall(record.served_name) == record, what="the note is back")
+
+
+def test_a_server_that_came_back_empty_takes_nothing_from_the_engine(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """What it does not know counts only when somebody has admitted it: then it is what is published."""
+    options = make_options(tmp_path)
+    with running_agent(options, settings):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        registry.client.flushdb()
+        registry.client.publish(registry.keys.channel(BASE), "ring")
+        threading.Event().wait(1.0)  # what must not happen would have happened
+        assert links(options).keys() == {record.served_name}
+
+
 def test_a_note_that_cannot_be_written_keeps_no_adapter_from_serving(
     registry: StoringRegistry, settings: Settings, tmp_path: Path
 ) -> None:
@@ -406,6 +447,7 @@ def test_a_note_that_cannot_be_written_keeps_no_adapter_from_serving(
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
         (options.cache / "served").unlink()
         wait_until(lambda: Cache(options.cache).recall(record.served_name) == record, what="the note")
+        assert [path.name for path in (options.cache / "served").iterdir()] == [f"{record.served_name}.json"]
 
 
 def test_a_selector_narrows_what_a_node_serves(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:

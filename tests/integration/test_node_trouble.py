@@ -19,9 +19,11 @@ from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
+from lora_workers.node import engine_fit
 from lora_workers.node.engine_calls import AT_ONCE
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.lookup import LazyOrigin
+from tests.helpers.adapters import make_base
 from tests.helpers.engine_double import EngineDouble
 from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent
 from tests.helpers.nodes import make_info
@@ -176,6 +178,23 @@ def test_an_engine_that_missed_a_list_or_two_is_not_asked_to_confirm_what_it_has
         wait_for_looks(engine, 3)
         assert engine.calls["probe"] == 1
         assert registry.states(record.served_name) == {"node-1": NodeState.ROUTABLE}
+
+
+def test_what_is_not_refused_any_more_is_routable_again_though_it_never_left_the_engine(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within its drain time: it was confirmed before, and is to be said anew all the same."""
+    engine, why = Overloaded(), [""]
+    monkeypatch.setattr(engine_fit, "why_another_base", lambda *_: why[0])
+    registry.catalog.bases.add(make_base(name=BASE))
+    with running_agent(make_options(tmp_path, engine="vllm", drain_s=20), settings, driver=engine):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        why[0], engine.misses = "It is another.", 1
+        registry.wait_for(record.served_name, NodeState.SKIPPED)
+        why[0] = ""
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        assert engine.calls["load"] == 1
 
 
 class Muffled(EngineDouble):

@@ -36,6 +36,15 @@ def test_a_wrong_option_is_named(fields: dict[str, object], named: str) -> None:
         load_options(**fields)
 
 
+def test_the_engines_key_is_what_a_header_takes() -> None:
+    """What HTTP refuses it would quote in its error; a file that holds a key ends with a line break."""
+    assert load_options(base="b", engine_api_key="sk-secret\n").engine_api_key.get_secret_value() == "sk-secret"
+    for wrong in ("sk-sécret", "sk\nsecret"):
+        with pytest.raises(Configuration, match="ENGINE_API_KEY") as refused:
+            load_options(base="b", engine_api_key=wrong)
+        assert wrong not in f"{refused.value}{refused.value.__cause__}"
+
+
 def test_the_engines_key_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither printed nor dumped."""
     monkeypatch.setenv("LORA_REGISTRY_NODE_ENGINE_API_KEY", "sk-very-secret")

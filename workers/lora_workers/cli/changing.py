@@ -65,7 +65,8 @@ def promote(
         typer.Option(metavar="NODES|N", help="Only if these nodes, or so many of them, serve it first."),
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0, metavar="S", help="Longest wait for the canaries, then for all.")
+        float,
+        typer.Option("--timeout", min=0, max=86_400, metavar="S", help="Longest wait for the canaries, then for all."),
     ] = 300.0,
     as_json: AsJson = False,
 ) -> None:

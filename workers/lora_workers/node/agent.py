@@ -101,6 +101,7 @@ class Agent:
         self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._confirmed: set[str] = set()
         self._noted: dict[str, VersionRecord] = {}
+        self._noted_of: CatalogView | None = None
         self._leaving: dict[str, float] = {}
         self._unloaded: set[str] = set()
         self._engine_failures = 0
@@ -194,7 +195,7 @@ class Agent:
                 return self._options.retry_first_s
         self._catch_up(view)
         situation = self._situation(view, listed)
-        self._note(situation)
+        self._note(view, situation)
         if listed is not None:
             self._kept = situation.kept
         for action in plan(situation):
@@ -353,8 +354,15 @@ class Agent:
         held = {digest for path in paths if (digest := self._cache.digest_at(path))}
         self._digests = frozenset({wish.record.digest for wish in wishes} | held)
 
-    def _note(self, situation: Situation) -> None:
+    def _note(self, view: CatalogView, situation: Situation) -> None:
         """Note what the names stand for whose bytes are here: the plug-in reads it while Redis is away."""
+        if self._noted_of is not view:
+            published = {record.served_name for record in view.versions.values()}
+            for name in self._noted.keys() - published:
+                self._cache.forget(name)
+                del self._noted[name]
+            self._unloaded &= published
+            self._noted_of = view
         for wish in situation.wishes:
             record, is_here = wish.record, wish.record.digest in situation.ready and wish.name not in situation.refused
             if is_here and self._noted.get(wish.name) is not record:
@@ -444,6 +452,7 @@ class Agent:
 
     def _skip(self, record: VersionRecord, instead: Collection[str]) -> None:
         code, reason = self._fit.refusal(record)
+        self._confirmed.discard(record.served_name)  # if the engine has it all the same, that is to be said anew
         if instead:
             reason += f" Meanwhile {', '.join(sorted(instead))} answers for it."
         self._acks.say(record.served_name, NodeState.SKIPPED, code, reason)
@@ -492,5 +501,6 @@ class Agent:
                 self._fail(record.served_name, failure)
                 continue
             self._retries.forget(record.served_name)
+            self._noted.pop(record.served_name, None)  # with the files the note may have been lost
             if record.served_name in self._wished and self._acks.state(record.served_name) not in _UP:
                 self._acks.say(record.served_name, NodeState.FETCHED)

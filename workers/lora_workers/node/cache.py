@@ -175,8 +175,12 @@ class Cache:
                     return
             self._make("served")
             aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-            _write(aside, text)
-            aside.rename(path)
+            try:
+                _write(aside, text)
+                aside.rename(path)
+            except OSError:
+                aside.unlink(missing_ok=True)
+                raise
 
     def recall(self, served_name: str) -> VersionRecord | None:
         """What a served name stands for, if that was noted."""

@@ -10,9 +10,10 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,7 @@ COMPARE_BASES_S: Final = 10.0
 """So often it is looked whether somebody told the registry of the base model, or the engine's name for it."""
 _MOST_UNKNOWN: Final = 10_000
 _REDIS_TIMEOUT_S: Final = 2.0
+_FETCHES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class NameLookup:
         self._keys = Keys(settings.key_prefix)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
         self._origin = LazyOrigin(settings)
+        self._fetches = ThreadPoolExecutor(_FETCHES, thread_name_prefix="fetch")
         self._redis: redis.asyncio.Redis | None = None
         self._redis_away_until = 0.0
         self._any_base = options.any_base
@@ -125,7 +128,8 @@ class NameLookup:
         return found
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; nothing waits for a fetch."""
+        self._fetches.shutdown(wait=False, cancel_futures=True)
         if self._redis:
             await self._redis.aclose()
 
@@ -137,17 +141,22 @@ class NameLookup:
         if why:
             logger.warning("%s is not served here: %s", served_name, why)
             return None
-        return Found(record, await asyncio.to_thread(self._have, record))
-
-    def _have(self, record: VersionRecord) -> Path:
-        """Its files, verified; and a note of what the name stands for, for as long as Redis is away."""
         found = self._cache.find(record.digest)
-        path = Path(found) if found else self._cache.fetch(record.digest, self._origin, keep=self._cache.digests)
+        path = Path(found) if found else await self._fetch(record.digest)
+        await asyncio.to_thread(self._note, record)
+        return Found(record, path)
+
+    async def _fetch(self, digest: str) -> Path:
+        """Fetch in threads that do nothing else: a store that hangs delays no name whose files are here."""
+        fetch = partial(self._cache.fetch, digest, self._origin, keep=self._cache.digests)
+        return await asyncio.get_running_loop().run_in_executor(self._fetches, fetch)
+
+    def _note(self, record: VersionRecord) -> None:
+        """Note what the name stands for, for as long as Redis is away."""
         try:
             self._cache.remember(record)
         except NodeFailure as failure:  # this one may only read the cache
             logger.warning("%s is not known without Redis: %s", record.served_name, failure.message)
-        return path
 
     async def _is_other_base(self, told: str) -> bool:
         """Whether the engine serves another base model; asked again until it is the same, now and then.
@@ -176,6 +185,8 @@ class NameLookup:
             logger.warning("Redis is away, so the cache counts for %s: %s", served_name, error)
             return await asyncio.to_thread(self._cache.recall, served_name)
         if record is None:
+            if not await self._ask(self._keys.server, "generation"):  # it came back empty, and nobody has admitted it
+                return await asyncio.to_thread(self._cache.recall, served_name)
             await asyncio.to_thread(self._cache.forget, served_name)  # it was retired
         return record
 

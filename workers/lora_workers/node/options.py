@@ -26,7 +26,7 @@ class NodeOptions(BaseSettings):
         ValidationError: a value is not legal; `load_options` turns it into `Configuration`.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     base: str
     """Base model that the engine serves, as the registry calls it."""
@@ -68,6 +68,14 @@ class NodeOptions(BaseSettings):
     """Longest such pause."""
     retry_refused_s: Seconds = 600.0
     """Pause after a failure that does not pass by itself."""
+
+    @field_validator("engine_api_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr) -> SecretStr:
+        stripped = key.get_secret_value().strip()  # a file's last line break is no part of it, and HTTP would quote it
+        if not (stripped.isascii() and stripped.isprintable()):
+            raise ValueError("it has characters that no HTTP header takes")
+        return SecretStr(stripped)
 
     @field_validator("base")
     @classmethod

@@ -278,6 +278,28 @@ def test_the_old_version_answers_if_the_engine_refuses_the_new_one(
         registry.wait_for(old.served_name, NodeState.RETIRED)
 
 
+def test_the_old_version_goes_on_answering_when_the_agent_is_started_again(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """A new agent has not seen the alias move: it finds the old version in the engine, and the new one not."""
+    options = make_options(tmp_path, engine="vllm")
+    with running_agent(options, settings, driver=engine):
+        first = registry.publish_version(content="zero")
+        registry.wait_for(first.served_name, NodeState.ROUTABLE)
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+    engine.refuses.add("support-bot.v3")
+    new = registry.publish_version(content="two")
+    with running_agent(options, settings, driver=engine):
+        registry.wait_for(new.served_name, NodeState.FAILED)
+        wait_for_looks(engine, 5)
+        assert engine.loaded.keys() == {old.served_name}
+        engine.refuses.clear()
+        better = registry.publish_version(content="three")
+        registry.wait_for(better.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: engine.loaded.keys() == {better.served_name}, what="the old one is gone")
+
+
 def test_the_old_version_of_one_that_is_refused_takes_its_slot(
     registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
 ) -> None:

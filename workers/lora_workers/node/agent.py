@@ -91,7 +91,7 @@ class Agent:
         self._fetches = Fetches(self._fetch, done=self._wake.set)
         self._calls = EngineCalls(is_at_once=driver.is_at_once, told=self._wake.set)
         self._retries = Retries(options)
-        self._routes = AliasTable()
+        self._routes, self._has_routes = AliasTable(), False
         self._view: CatalogView | None = None
         self._generation = ""
         self._has_joined = False
@@ -302,6 +302,9 @@ class Agent:
         self, view: CatalogView, wanted: Sequence[Wanted], listed: dict[str, str | None]
     ) -> dict[str, frozenset[str]]:
         """Served names that do not answer here yet → those that the engine has and that aliases pointed at before."""
+        if not self._has_routes:
+            self._routes.want(self._routes_found(view, wanted, listed))
+            self._has_routes = True
         self._routes.want({alias: each.record.served_name for each in wanted for alias in each.aliases})
         waiting = self._routes.waiting()
         published = {record.served_name for record in view.versions.values()} if waiting else set()
@@ -313,6 +316,16 @@ class Agent:
             else:
                 self._routes.swap(name)
         return found
+
+    def _routes_found(
+        self, view: CatalogView, wanted: Sequence[Wanted], listed: Mapping[str, str | None]
+    ) -> dict[str, str]:
+        """When the node starts beside an engine that has adapters: an alias whose version is not among them stood for
+        the newest one of the same adapter that is."""
+        versions = sorted(view.versions.values(), key=lambda record: record.version)
+        held = {each.adapter: each.served_name for each in versions if self._is_ours(listed.get(each.served_name))}
+        missing = [each for each in wanted if each.record.served_name not in listed and each.record.adapter in held]
+        return {alias: held[each.record.adapter] for each in missing for alias in each.aliases}
 
     def _ready(self, wishes: tuple[Wish, ...]) -> dict[str, str]:
         """Digests of what is wanted that are verified in the cache → where they lie."""

@@ -26,7 +26,7 @@ from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName, Reference
 from lora_registry.node_verdicts import verdict_for_node
 from lora_registry.open_promotions import OpenPromotion, OpenPromotions
-from lora_registry.rollout import Need, Rollouts, Standing
+from lora_registry.rollout import Need, Rollouts, Standing, follows
 
 _SPARE_S = 60.0
 """How much longer than the wait a direction lasts, should its end never be said."""
@@ -98,7 +98,7 @@ class Promotions:
         if not canaries:
             self._move(record, alias, before, by)
             return Promoted(record, before)
-        chosen = self._choose(record, canaries)
+        chosen = self._choose(record, alias, canaries)
         token = secrets.token_hex(8)
         with self._directed(record, chosen, timeout_s=timeout_s) as since_s:
             try:
@@ -166,17 +166,23 @@ class Promotions:
         self._open.end(opened.adapter, opened.alias, opened.token)
         return f"stays at {opened.adapter.served_name(opened.version)}, which all nodes serve"
 
-    def _choose(self, record: VersionRecord, canaries: Collection[str] | int) -> tuple[str, ...]:
-        """The canaries: those named, or as many as were asked for of the eager nodes that can serve it."""
+    def _choose(self, record: VersionRecord, alias: str, canaries: Collection[str] | int) -> tuple[str, ...]:
+        """The canaries: those named, or as many as were asked for of eager nodes that follow the alias and can serve it."""
         if not isinstance(canaries, int):
             return tuple(sorted(set(canaries)))
         able = [
             node.info.node_id
             for node in self._rollouts.nodes.nodes(record.base_model)
-            if node.alive and node.info.eager and verdict_for_node(record, node.info).verdict is Ruling.ACCEPT
+            if node.alive
+            and node.info.eager
+            and verdict_for_node(record, node.info).verdict is Ruling.ACCEPT
+            and follows(node, record, [alias])
         ]
         if len(able) < canaries:
-            raise NotServed(f"{len(able)} eager nodes live that can serve {record.served_name}, not {canaries}")
+            raise NotServed(
+                f"{len(able)} eager nodes live that follow {record.adapter}@{alias} and can serve "
+                f"{record.served_name}, not {canaries}"
+            )
         return tuple(able[:canaries])
 
     @contextmanager

@@ -86,7 +86,7 @@ def standings_of(
     found = []
     for node in nodes:
         ack = said.get(node.info.node_id)
-        wanted = _wants(node, record, aliases) or node.info.node_id in directed
+        wanted = follows(node, record, aliases) or node.info.node_id in directed
         if not node.alive or not (wanted or ack):
             continue
         code, reason = (ack.code, ack.reason) if ack else why_not(verdict_for_node(record, node.info))
@@ -105,7 +105,8 @@ def standings_of(
     return found
 
 
-def _wants(node: Node, record: VersionRecord, aliases: Collection[str]) -> bool:
+def follows(node: Node, record: VersionRecord, aliases: Collection[str]) -> bool:
+    """Whether the node's selector follows one of the aliases to the version."""
     try:
         return bool(followed_aliases(parse_selector(node.info.select), record, aliases))
     except Rejected:

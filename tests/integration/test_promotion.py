@@ -76,15 +76,17 @@ def test_promotion_through_canaries_reaches_all_nodes(registry: Registry) -> Non
 
 
 def test_canaries_are_chosen_among_nodes_that_can_serve_it(registry: Registry) -> None:
-    """By number: eager nodes whose profile accepts it; if there are not so many, nothing is begun."""
+    """By number: eager nodes that follow the alias and whose profile accepts it; else nothing is begun."""
     promotions = two_versions(registry)
     join(registry, "a-lazy", eager=False)
     join(registry, "b-small", max_lora_rank=1)
+    join(registry, "a-team", select="namespace=another-team")
     with fleet(registry, "c-able"):
         with pytest.raises(NotServed, match="1 eager nodes"):
             promotions.promote(BOT, 2, "stable", canaries=2, timeout_s=30)
         registry.nodes.leave("a-lazy")
         registry.nodes.leave("b-small")
+        registry.nodes.leave("a-team")
         assert promotions.promote(BOT, 2, "stable", canaries=1, timeout_s=30).canaries == ("c-able",)
 
 

@@ -167,7 +167,7 @@ class Promotions:
         return f"stays at {opened.adapter.served_name(opened.version)}, which all nodes serve"
 
     def _choose(self, record: VersionRecord, alias: str, canaries: Collection[str] | int) -> tuple[str, ...]:
-        """Those named, or as many as were asked for of the eager nodes that follow the alias and can serve the version."""
+        """Those named, or as many as were asked for of eager nodes that follow the alias and can serve the version."""
         if not isinstance(canaries, int):
             return tuple(sorted(set(canaries)))
         able = [

@@ -127,6 +127,11 @@ class CatalogView:
         """The same catalog in dictionaries of its own."""
         return CatalogView(self.cursor, dict(self.versions), dict(self.aliases), dict(self.directed))
 
+    @property
+    def served_names(self) -> set[str]:
+        """Served names of all versions."""
+        return {record.served_name for record in self.versions.values()}
+
     def resolve(self, alias: str) -> VersionRecord:
         """The version that `namespace.name@alias` points at.
 

@@ -307,7 +307,7 @@ class Agent:
             self._has_routes = True
         self._routes.want({alias: each.record.served_name for each in wanted for alias in each.aliases})
         waiting = self._routes.waiting()
-        published = {record.served_name for record in view.versions.values()} if waiting else set()
+        published = view.served_names if waiting else set()
         found = {}
         for name, before in waiting.items():
             held = before & listed.keys() & published
@@ -370,7 +370,7 @@ class Agent:
     def _note(self, view: CatalogView, situation: Situation) -> None:
         """Note what the names stand for whose bytes are here: the plug-in reads it while Redis is away."""
         if self._noted_of is not view:
-            published = {record.served_name for record in view.versions.values()}
+            published = view.served_names
             for name in self._noted.keys() - published:
                 self._cache.forget(name)
                 del self._noted[name]
@@ -473,8 +473,7 @@ class Agent:
     def _say(self, name: str, state: NodeState) -> None:
         if state is NodeState.RETIRED:
             if not self._is_published(name):
-                self._cache.forget(name)
-                self._noted.pop(name, None)
+                self._cache.forget(name)  # the plug-in may have noted it
             self._retries.forget(name)
             self._fit.forget(name)
         if state is NodeState.RESOLVABLE and self._options.eager:
@@ -484,7 +483,7 @@ class Agent:
             self._acks.say(name, state)
 
     def _is_published(self, name: str) -> bool:
-        return self._view is not None and any(name == each.served_name for each in self._view.versions.values())
+        return self._view is not None and name in self._view.served_names
 
     def _fail(self, name: str, failure: NodeFailure) -> None:
         count = self._retries.failed(name, failure)

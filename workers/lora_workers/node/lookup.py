@@ -181,12 +181,12 @@ class NameLookup:
     async def _record(self, served_name: str) -> VersionRecord | None:
         try:
             record = await self._ask_registry(served_name)
+            if record is None and not await self._ask(self._keys.server, "generation"):
+                raise RedisUnavailable("it came back empty, and nobody has admitted it")
         except (RedisUnavailable, TimeoutError) as error:
             logger.warning("Redis is away, so the cache counts for %s: %s", served_name, error)
             return await asyncio.to_thread(self._cache.recall, served_name)
         if record is None:
-            if not await self._ask(self._keys.server, "generation"):  # it came back empty, and nobody has admitted it
-                return await asyncio.to_thread(self._cache.recall, served_name)
             await asyncio.to_thread(self._cache.forget, served_name)  # it was retired
         return record
 

@@ -25,7 +25,7 @@ from lora_workers.node.failures import NodeFailure
 from lora_workers.node.lookup import LazyOrigin
 from tests.helpers.adapters import make_base
 from tests.helpers.engine_double import EngineDouble
-from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent
+from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent, said_of
 from tests.helpers.nodes import make_info
 from tests.helpers.registry import BASE, Registry
 from tests.helpers.waiting import wait_until
@@ -298,6 +298,42 @@ def test_the_old_version_goes_on_answering_when_the_agent_is_started_again(
         better = registry.publish_version(content="three")
         registry.wait_for(better.served_name, NodeState.ROUTABLE)
         wait_until(lambda: engine.loaded.keys() == {better.served_name}, what="the old one is gone")
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+def test_an_engine_that_restarts_gets_the_old_version_of_one_that_it_refuses_back(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path, slots: int
+) -> None:
+    """And unloads it when a version comes that it takes."""
+    engine.refuses.add("support-bot.v2")
+    with running_agent(make_options(tmp_path, engine="vllm", slots=slots), settings, driver=engine):
+        old = registry.publish_version(content="one")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+        new = registry.publish_version(content="two")
+        registry.wait_for(new.served_name, NodeState.FAILED)
+        engine.loaded.clear()
+        with said_of(old.served_name) as said:
+            wait_until(lambda: NodeState.ROUTABLE in said, what="the old version answers again")
+        assert engine.loaded.keys() == {old.served_name}
+        assert registry.states(new.served_name) == {"node-1": NodeState.FAILED}
+        better = registry.publish_version(content="three")
+        registry.wait_for(better.served_name, NodeState.ROUTABLE)
+        registry.wait_for(old.served_name, NodeState.RETIRED)
+
+
+def test_what_a_request_loaded_beside_the_slots_takes_none(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
+) -> None:
+    """The plug-in gives vLLM what a request names: it goes again, and what has the slot stays."""
+    with running_agent(make_options(tmp_path, engine="vllm", slots=1), settings, driver=engine):
+        first = registry.publish_version("first", content="one")
+        registry.wait_for(first.served_name, NodeState.ROUTABLE)
+        second = registry.publish_version("second", content="two")
+        registry.wait_for(second.served_name, NodeState.SKIPPED)
+        engine.loaded[second.served_name] = str(tmp_path / "cache" / "sha256" / second.digest.removeprefix("sha256:"))
+        wait_until(lambda: second.served_name not in engine.loaded, what="what was asked for goes")
+        assert engine.asked == {first.served_name: 1}
+        assert registry.states(first.served_name) == {"node-1": NodeState.ROUTABLE}
 
 
 def test_the_old_version_of_one_that_is_refused_takes_its_slot(

@@ -199,26 +199,33 @@ def test_an_unload_that_failed_rests_too() -> None:
 
 def test_the_old_version_stays_until_the_new_one_answers() -> None:
     """However long it takes, or if it never does: else nobody would answer for the alias."""
-    stands_in: dict[str, Any] = {"listed": {"bot.v1": path_of(V1)}, "stand_ins": {"bot.v2": frozenset({"bot.v1"})}}
-    assert plan(make_situation(V2, **stands_in)) == [Load(V2, path_of(V2))]
-    assert plan(make_situation(V2, **stands_in, resting={"bot.v2": 900.0})) == []
+    stands_in: dict[str, Any] = {"listed": {"bot.v1": path_of(V1)}, "confirmed": frozenset({"bot.v1"})}
+    stands_in |= {"wishes": (Wish(V2), Wish(V1, instead_of="bot.v2"))}
+    assert plan(make_situation(V1, V2, **stands_in)) == [Load(V2, path_of(V2))]
+    assert plan(make_situation(V1, V2, **stands_in, resting={"bot.v2": 900.0})) == []
     refused = frozenset({"bot.v2"})
-    assert plan(make_situation(V2, **stands_in, refused=refused)) == [Refuse(V2, frozenset({"bot.v1"}))]
-    assert plan(make_situation(V2, **stands_in, leaving={"bot.v1": 1.0}, resting={"bot.v2": 900.0})) == [
+    assert plan(make_situation(V1, V2, **stands_in, refused=refused)) == [Refuse(V2, frozenset({"bot.v1"}))]
+    assert plan(make_situation(V1, V2, **stands_in, leaving={"bot.v1": 1.0}, resting={"bot.v2": 900.0})) == [
         Return("bot.v1")
     ]
 
 
-def test_what_stands_in_for_one_without_a_slot_goes() -> None:
-    """A node holds no more than its slots, whoever waits for one, or is refused."""
-    fields: dict[str, Any] = {
-        "wishes": (Wish(V2, eager=False),),
-        "ready": {V2.digest: path_of(V2)},
-        "listed": {"bot.v1": path_of(V1)},
-        "stand_ins": {"bot.v2": frozenset({"bot.v1"})},
-    }
-    assert plan(make_situation(**fields)) == [Say("bot.v2", NodeState.RESOLVABLE), Leave("bot.v1")]
-    assert plan(make_situation(**fields, refused=frozenset({"bot.v2"}))) == [Refuse(V2), Leave("bot.v1")]
+def test_an_engine_that_lost_the_old_version_gets_it_back_if_the_new_one_is_held_up() -> None:
+    """Refused, failed a moment ago, or not fetched yet; else the new one is loaded, and one load is enough."""
+    lost: dict[str, Any] = {"wishes": (Wish(V2), Wish(V1, instead_of="bot.v2"))}
+    load = Load(V1, path_of(V1))
+    assert plan(make_situation(V1, V2, **lost)) == [Load(V2, path_of(V2))]
+    assert plan(make_situation(V1, V2, **lost, resting={"bot.v2": 900.0})) == [load]
+    assert plan(make_situation(V1, V2, **lost, refused=frozenset({"bot.v2"}))) == [Refuse(V2), load]
+    assert plan(make_situation(V1, **lost)) == [Fetch(V2), load]
+    assert plan(make_situation(V1, **lost, fetching=frozenset({V2.digest}))) == [load]
+
+
+def test_what_stands_in_and_did_not_answer_is_not_said_to_answer() -> None:
+    """It is listed, and nobody asked it for anything since it was loaded."""
+    wishes = (Wish(V2), Wish(V1, instead_of="bot.v2"))
+    situation = make_situation(V1, V2, wishes=wishes, listed={"bot.v1": path_of(V1)}, refused=frozenset({"bot.v2"}))
+    assert plan(situation) == [Refuse(V2), Confirm(V1, path_of(V1))]
 
 
 def test_what_has_no_slot_any_more_leaves_the_engine_unless_that_loads_by_itself() -> None:
@@ -233,13 +240,14 @@ def test_what_has_no_slot_any_more_leaves_the_engine_unless_that_loads_by_itself
     assert plan(make_situation(**fields, lazy=True)) == [Confirm(V1, path_of(V1))]
 
 
-def test_slots_go_to_what_was_directed_then_to_what_is_loaded_then_to_the_newest() -> None:
-    """Nothing is swapped to and fro; what an operator tries out comes first; what is refused takes no slot."""
+def test_slots_go_to_what_is_loaded_then_to_the_newest_and_what_is_tried_out_takes_what_is_left() -> None:
+    """Nothing is swapped to and fro; no canary takes a slot from what people use; what is refused takes none."""
     records = [make_record(number, name=f"bot{number}") for number in range(1, 6)]
-    wanted = [Wanted(record, directed=record.name == "bot2") for record in records]
-    wishes = wishes_of(wanted, eager=True, slots=3, held={"bot1.v1"}, refused={"bot5.v5"})
-    assert [wish.name for wish in wishes if wish.eager] == ["bot2.v2", "bot1.v1", "bot4.v4"]
-    assert {wish.name for wish in wishes if not wish.eager} == {"bot3.v3", "bot5.v5"}
+    wanted = [Wanted(each, () if each.name == "bot5" else (f"default.{each.name}@prod",), True) for each in records]
+    for slots, eager in (3, ["bot1.v1", "bot3.v3", "bot2.v2"]), (4, ["bot1.v1", "bot3.v3", "bot2.v2", "bot5.v5"]):
+        wishes = wishes_of(wanted, eager=True, slots=slots, held={"bot1.v1", "bot5.v5"}, refused={"bot4.v4"})
+        assert [wish.name for wish in wishes if wish.eager] == eager
+        assert {wish.name for wish in wishes} == {record.served_name for record in records}
     assert all(wish.eager for wish in wishes_of(wanted, eager=True, slots=0))
     assert not any(wish.eager for wish in wishes_of(wanted, eager=False, slots=0))
 
@@ -247,24 +255,35 @@ def test_slots_go_to_what_was_directed_then_to_what_is_loaded_then_to_the_newest
 def eager_of(*wanted: VersionRecord, **fields: Any) -> list[str]:
     """Which of these have slots, in a node of two."""
     given: dict[str, Any] = {"eager": True, "slots": 2} | fields
-    return [wish.name for wish in wishes_of([Wanted(each) for each in wanted], **given) if wish.eager]
+    wishes = wishes_of([Wanted(each, (f"default.{each.name}@prod",)) for each in wanted], **given)
+    return [wish.name for wish in wishes if wish.eager]
+
+
+def test_what_a_request_loaded_takes_no_slot_from_what_has_one() -> None:
+    """The plug-in loads what is asked for: it is listed, too, and newer."""
+    one, two, three = (make_record(number, name=f"bot{number}") for number in (1, 2, 3))
+    had, held = {"bot1.v1", "bot2.v2"}, {"bot1.v1", "bot2.v2", "bot3.v3"}
+    assert eager_of(one, two, three, held=held, had=had) == ["bot2.v2", "bot1.v1"]
+    assert eager_of(one, two, three, held=held) == ["bot3.v3", "bot2.v2"]
 
 
 def test_what_stands_in_for_a_refused_version_takes_its_slot() -> None:
     """What answers for an alias keeps its slot against newer wishes, and they get the others: never more than slots."""
     one, two, three = (make_record(number, name=f"bot{number}") for number in (1, 2, 3))
-    refused: dict[str, Any] = {"stand_ins": {"bot1.v1": frozenset({"bot1.v0"})}, "refused": {"bot1.v1"}}
-    assert eager_of(one, two, three, **refused) == ["bot1.v1", "bot3.v3"]
+    old = make_record(9, name="bot1")
+    refused: dict[str, Any] = {"stand_ins": {"bot1.v1": [old]}, "refused": {"bot1.v1"}}
+    assert eager_of(one, two, three, **refused) == ["bot1.v1", "bot1.v9", "bot3.v3"]
     assert eager_of(one, two, three, refused={"bot1.v1"}) == ["bot3.v3", "bot2.v2"]
-    assert eager_of(one, two, three, **refused, slots=0) == ["bot1.v1", "bot3.v3", "bot2.v2"]
+    assert eager_of(one, two, three, **refused, slots=0) == ["bot1.v1", "bot1.v9", "bot3.v3", "bot2.v2"]
 
 
 def test_what_stands_in_for_several_is_counted_once_and_several_for_one_each() -> None:
     """One old version of two aliases has one slot; two old versions of one alias's target have two."""
     one, two, three = (make_record(number, name=f"bot{number}") for number in (1, 2, 3))
-    both = dict.fromkeys(("bot1.v1", "bot2.v2"), frozenset({"old.v1"}))
+    olds = [make_record(number, name="old") for number in (1, 2)]
+    both = dict.fromkeys(("bot1.v1", "bot2.v2"), olds[:1])
     refused = {"bot1.v1", "bot2.v2"}
-    assert eager_of(one, two, three, stand_ins=both, refused=refused) == ["bot2.v2", "bot3.v3"]
-    pair = {"bot1.v1": frozenset({"old.v1", "old.v2"})}
-    assert eager_of(one, three, stand_ins=pair, refused=refused) == ["bot1.v1"]
-    assert eager_of(one, three, stand_ins=pair) == ["bot1.v1"]  # the engine has both until the new one answers
+    assert eager_of(one, two, three, stand_ins=both, refused=refused) == ["bot2.v2", "old.v1", "bot3.v3"]
+    pair = {"bot1.v1": olds}
+    assert eager_of(one, three, stand_ins=pair, refused=refused) == ["bot1.v1", "old.v1", "old.v2"]
+    assert eager_of(one, three, stand_ins=pair) == ["bot1.v1", "old.v1", "old.v2"]  # all are there until it answers

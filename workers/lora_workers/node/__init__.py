@@ -2,6 +2,7 @@
 
 agent               the loop beside an engine, which does these again and again:
   wishes              which versions the node wants, and which of them its engine is to hold
+  stand_ins           which old versions it keeps, since the new ones do not answer yet
   engine_fit          what the engine is, and what it is not to be given
   judging             … by which rules
   same_base           whether the engine serves the base model that it should

@@ -7,7 +7,7 @@ import math
 import time
 
 from lora_registry.errors import RedisUnavailable
-from lora_registry.nodes import NodeRegistry, NodeState, Said
+from lora_registry.nodes import SERVED, NodeRegistry, NodeState, Said
 from lora_workers.node.failures import NodeFailure
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class Acknowledgements:
         self._node_id = node_id
         self._last: dict[str, Said] = {}
         self._known: set[str] = set()
+        self._answered: set[str] = set()
         self._untold: list[Said] = []
         self._untold_since = 0.0
 
@@ -40,6 +41,10 @@ class Acknowledgements:
         said = self._last.get(served_name)
         return said.state if said else None
 
+    def answered(self, served_name: str) -> bool:
+        """Whether a version was served here at any time since it was wanted."""
+        return served_name in self._answered
+
     def say(self, served_name: str, state: NodeState, code: str = "", reason: str = "") -> None:
         """Say how far the node is, at the next `flush`; what was said already is not said again."""
         said = Said(served_name, state, code, reason)
@@ -49,8 +54,11 @@ class Acknowledgements:
         self._last[served_name] = said
         if state is NodeState.RETIRED:
             self._known.discard(served_name)
+            self._answered.discard(served_name)
         else:
             self._known.add(served_name)
+        if state in SERVED:
+            self._answered.add(served_name)
         if not self._untold:
             self._untold_since = time.monotonic()
         self._untold.append(said)

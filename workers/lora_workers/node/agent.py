@@ -19,12 +19,11 @@ from lora_registry.catalog import Catalog
 from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import connect
 from lora_registry.errors import RedisUnavailable, RegistryError
-from lora_registry.nodes import SERVED, NodeRegistry, NodeState
+from lora_registry.nodes import NodeRegistry, NodeState
 from lora_registry.selection import Wanted, parse_selector
 from lora_registry.settings import Settings
 from lora_registry.subscriber import Subscriber
 from lora_workers.node.acknowledgements import Acknowledgements
-from lora_workers.node.aliases import AliasTable
 from lora_workers.node.cache import Cache, Origin
 from lora_workers.node.drivers import Driver, EngineDescription
 from lora_workers.node.engine_calls import EngineCalls
@@ -47,6 +46,7 @@ from lora_workers.node.plan import (
     plan,
 )
 from lora_workers.node.retries import Retries
+from lora_workers.node.stand_ins import StandIns
 from lora_workers.node.wishes import Wants, Wish, wishes_of
 
 logger = logging.getLogger(__name__)
@@ -91,13 +91,14 @@ class Agent:
         self._fetches = Fetches(self._fetch, done=self._wake.set)
         self._calls = EngineCalls(is_at_once=driver.is_at_once, told=self._wake.set)
         self._retries = Retries(options)
-        self._routes, self._has_routes = AliasTable(), False
+        self._stand_ins = StandIns(self._acks, self._is_ours)
         self._view: CatalogView | None = None
         self._generation = ""
         self._has_joined = False
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
+        self._slotted: frozenset[str] = frozenset()
         self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._confirmed: set[str] = set()
         self._noted: dict[str, VersionRecord] = {}
@@ -262,20 +263,21 @@ class Agent:
         options, held = self._options, listed or {}
         wanted = self._wants.of(view)
         refused = frozenset(each.record.served_name for each in wanted if self._fit.refusal(each.record)[1])
-        stand_ins = self._stand_ins(view, wanted, held) if listed is not None else {}
-        slots = self._fit.info.slots if self._fit.info else 0
         under_way = self._calls.under_way
+        has = held.keys() | under_way.keys()
         wishes = wishes_of(
             wanted,
             eager=options.eager,
-            slots=slots,
-            held=held.keys() | under_way.keys(),
+            slots=self._fit.info.slots if self._fit.info else 0,
+            held=has,
+            had=self._slotted & has,
             refused=refused,
-            stand_ins=stand_ins,
+            stand_ins=self._able_stand_ins(view, wanted, listed),
         )
         ready = self._ready(wishes)
         self._notice_wishes(wishes, {*held.values(), *under_way.values()}.difference(ready.values()))
         if listed is not None:
+            self._slotted = frozenset(wish.name for wish in wishes if wish.eager)
             self._notice_losses(listed)
         return Situation(
             wishes=wishes,
@@ -294,38 +296,16 @@ class Agent:
             drain_s=options.drain_s,
             longest_drain_s=options.drain_s * _LONGEST_DRAIN,
             busy_look_s=_BUSY_LOOK_S,
-            stand_ins=stand_ins,
             lazy=not options.eager,
         )
 
-    def _stand_ins(
-        self, view: CatalogView, wanted: Sequence[Wanted], listed: dict[str, str | None]
-    ) -> dict[str, frozenset[str]]:
-        """Served names that do not answer here yet → those that the engine has and that aliases pointed at before."""
-        if not self._has_routes:
-            self._routes.want(self._routes_found(view, wanted, listed))
-            self._has_routes = True
-        self._routes.want({alias: each.record.served_name for each in wanted for alias in each.aliases})
-        waiting = self._routes.waiting()
-        published = view.served_names if waiting else set()
-        found = {}
-        for name, before in waiting.items():
-            held = before & listed.keys() & published
-            if held and self._acks.state(name) not in SERVED:
-                found[name] = frozenset(held)
-            else:
-                self._routes.swap(name)
-        return found
-
-    def _routes_found(
-        self, view: CatalogView, wanted: Sequence[Wanted], listed: Mapping[str, str | None]
-    ) -> dict[str, str]:
-        """When the node starts beside an engine that has adapters: an alias whose version is not among them stood for
-        the newest one of the same adapter that is."""
-        versions = sorted(view.versions.values(), key=lambda record: record.version)
-        held = {each.adapter: each.served_name for each in versions if self._is_ours(listed.get(each.served_name))}
-        missing = [each for each in wanted if each.record.served_name not in listed and each.record.adapter in held]
-        return {alias: held[each.record.adapter] for each in missing for alias in each.aliases}
+    def _able_stand_ins(
+        self, view: CatalogView, wanted: Sequence[Wanted], listed: Mapping[str, str | None] | None
+    ) -> dict[str, list[VersionRecord]]:
+        """Served names that do not answer yet → versions that may answer for them: what the engine takes."""
+        found = self._stand_ins.of(view, wanted, listed)
+        able = {name: [each for each in records if not self._fit.refusal(each)[1]] for name, records in found.items()}
+        return {name: records for name, records in able.items() if records}
 
     def _ready(self, wishes: tuple[Wish, ...]) -> dict[str, str]:
         """Digests of what is wanted that are verified in the cache → where they lie."""

@@ -36,8 +36,6 @@ class Situation:
         drain_s: how long an adapter stays loaded that nobody wants any more.
         longest_drain_s: after so long it goes, even if requests never end.
         busy_look_s: how often it is looked at then.
-        stand_ins: served names that do not answer yet → loaded ones that aliases pointed at before, and that stay
-            until then.
         lazy: whether the engine loads what it is asked for by itself: then it may hold more than it was given.
     """
 
@@ -57,19 +55,30 @@ class Situation:
     drain_s: float = 30.0
     longest_drain_s: float = 600.0
     busy_look_s: float = 0.5
-    stand_ins: Mapping[str, frozenset[str]] = field(default_factory=dict)
     lazy: bool = False
 
     @cached_property
     def kept(self) -> frozenset[str]:
-        """Served names that do not leave the engine.
+        """Served names that do not leave the engine."""
+        return frozenset({wish.name for wish in self.wishes if wish.eager or self.lazy} - self.refused)
 
-        What stands in for one that has no slot goes, too. What stands in for one that the node refuses stays, in its
-        slot: it is all that the node can answer for the alias.
-        """
-        wanted = {wish.name for wish in self.wishes if wish.eager or self.lazy}
-        awaited = self.stand_ins.keys() & wanted
-        return frozenset(wanted - self.refused).union(*(self.stand_ins[name] for name in awaited))
+    @cached_property
+    def held_up(self) -> frozenset[str]:
+        """Served names that are wanted and cannot be loaded for now."""
+        return frozenset(
+            wish.name
+            for wish in self.wishes
+            if wish.name in self.refused or self.rests(wish.name) or wish.record.digest not in self.ready
+        )
+
+    @cached_property
+    def stand_ins(self) -> dict[str, set[str]]:
+        """Served names that do not answer yet → those that answer for them."""
+        found: dict[str, set[str]] = {}
+        for wish in self.wishes:
+            if wish.instead_of and wish.name in self.confirmed and wish.name in self.kept:
+                found.setdefault(wish.instead_of, set()).add(wish.name)
+        return found
 
     def rests(self, name: str) -> bool:
         """Whether a failure of it is so fresh that it is left alone."""
@@ -171,8 +180,10 @@ def next_look_s(situation: Situation) -> float | None:
 def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
     name, record = wish.name, wish.record
     if name in situation.refused:
-        yield Refuse(record, situation.stand_ins.get(name, frozenset()) & situation.kept)
+        yield Refuse(record, frozenset(situation.stand_ins.get(name, ())))
         return
+    if wish.instead_of and name not in situation.listed and wish.instead_of not in situation.held_up:
+        return  # the engine lost it, and what it stands in for is loaded as soon
     if situation.rests(name) or name in situation.under_way:
         return
     path = situation.ready.get(record.digest)

@@ -61,10 +61,13 @@ class Wish:
     Attributes:
         record: the version.
         eager: whether the engine is to hold it now; otherwise it waits in the cache.
+        instead_of: served name of a version that does not answer here yet and that it stands in for, since an alias
+            pointed at it before; empty: it is wanted for its own sake.
     """
 
     record: VersionRecord
     eager: bool = True
+    instead_of: str = ""
 
     @cached_property
     def name(self) -> str:
@@ -78,26 +81,30 @@ def wishes_of(
     eager: bool,
     slots: int,
     held: Collection[str] = (),
+    had: Collection[str] = (),
     refused: Collection[str] = (),
-    stand_ins: Mapping[str, frozenset[str]] = MappingProxyType({}),
+    stand_ins: Mapping[str, Sequence[VersionRecord]] = MappingProxyType({}),
 ) -> tuple[Wish, ...]:
     """What the node wants, each version once, and first what it needs first.
 
-    A version that the engine is not given takes the slots of what stands in for it, and else none.
+    A version that the engine is not given takes the slots of what stands in for it, and else none. What stands in for
+    one that has no slot is not wanted.
 
     Args:
         wanted: what it follows or was directed to hold.
         eager: whether it loads what it wants at once.
         slots: how many it holds loaded at a time; 0: any number.
         held: served names that the engine has; they keep their slots, so that nothing is swapped to and fro.
+        had: of these those that were given a slot before: a request may have loaded others.
         refused: served names that the engine is not given.
-        stand_ins: served names that do not answer yet → loaded ones that answer for them; these keep their slots, too.
+        stand_ins: served names that do not answer yet → versions that answer for them; these keep their slots, too.
     """
     kept = {*held, *stand_ins}
     ranked = sorted(
         wanted,
         key=lambda each: (
-            not each.directed,
+            not each.aliases,  # what is only tried out takes nothing from what people use
+            each.record.served_name not in stand_ins and each.record.served_name not in had,
             each.record.served_name not in kept,
             -each.record.lora_int_id,
         ),
@@ -106,11 +113,13 @@ def wishes_of(
     wishes = []
     for each in ranked:
         name = each.record.served_name
-        old = stand_ins.get(name, frozenset()) - counted
+        old = [record for record in stand_ins.get(name, ()) if record.served_name not in counted]
         needed = max(len(old), int(name not in refused))
         fits = needed > 0 and (not slots or taken + needed <= slots)
+        wishes.append(Wish(each.record, eager=eager and fits))
         if fits:
             taken += needed
-            counted |= old
-        wishes.append(Wish(each.record, eager=eager and fits))
+            counted.update(record.served_name for record in old)
+        if fits or not eager:
+            wishes += [Wish(record, eager=eager, instead_of=name) for record in old]
     return tuple(wishes)

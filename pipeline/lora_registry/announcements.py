@@ -41,6 +41,12 @@ class Cursor:
     generation: str = ""
     sequence: int = 0
 
+    @property
+    def admitted_ms(self) -> int:
+        """When its server was admitted, in milliseconds since 1970-01-01 by its own clock; 0: never."""
+        ms, _, _ = self.generation.partition("-")
+        return int(ms) if ms.isdigit() else 0
+
 
 @dataclass(frozen=True)
 class Direction:

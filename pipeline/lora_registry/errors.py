@@ -100,7 +100,7 @@ class ServerNotAdmitted(Transient):
     """The Redis server was started or replaced, and the dispatcher has not admitted it yet."""
 
     code = "SERVER_NOT_ADMITTED"
-    remedy = "Start the dispatcher (`lora-registry dispatcher`); it admits the server within a second."
+    remedy = "Start the dispatcher (`lora-registry dispatcher`): it admits the server soon, or its log says why not."
 
 
 class QueueFull(Transient):

@@ -211,19 +211,33 @@ def is_admitted(client: redis.Redis, settings: Settings) -> bool:
     return bool(command(client, "HGET", Keys(settings.key_prefix).server, "run_id") == run_id)
 
 
-def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0, number_floor: int = 0) -> tuple[bool, str]:
+def admit(
+    client: redis.Redis,
+    settings: Settings,
+    *,
+    id_floor: int = 0,
+    number_floor: int = 0,
+    by_operator: bool = False,
+    known: str = "",
+) -> tuple[bool, str]:
     """Admit the server behind `client`, so that it may issue ids, numbers and sequences.
+
+    An empty server is either a new one or one that lost everything. Subscribers that know more than it take it for the
+    latter, and go on with what they know, until an operator says that it counts.
 
     Args:
         client: connection to the registry's server.
         settings: gaps and key prefix.
         id_floor: after a restore from a backup: the largest `lora_int_id` that any node has seen; 0 for none.
         number_floor: likewise the largest version number; 0 for none.
+        by_operator: whether an operator says that the server counts as it is, although it may have lost everything.
+        known: last generation that the caller saw on the registry's server; empty: none.
 
     Returns:
         Whether the server is a new one, and the generation it runs under.
 
     Raises:
+        ServerNotAdmitted: it is empty, the caller knew one that was not, and no operator says that it counts.
         RedisUnavailable: the server is out of reach.
     """
     keys = Keys(settings.key_prefix)
@@ -231,8 +245,14 @@ def admit(client: redis.Redis, settings: Settings, *, id_floor: int = 0, number_
         client,
         "admit",
         keys=[keys.server, keys.next_id],
-        args=[settings.id_gap, id_floor, settings.number_gap, number_floor, keys.prefix],
+        args=[settings.id_gap, id_floor, settings.number_gap, number_floor, keys.prefix, int(by_operator), known],
     )
+    if not answer[1]:
+        raise ServerNotAdmitted(
+            f"the Redis server is empty, and was not before (generation {known})",
+            remedy="Restore it from a backup; or let it count as it is: `lora-registry admit --id-floor N "
+            "--number-floor M`, with the largest id and version number that any node has seen.",
+        )
     return bool(answer[0]), str(answer[1])
 
 

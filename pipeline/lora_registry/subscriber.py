@@ -11,6 +11,7 @@ run the same core.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ from lora_registry.catalog_records import AliasTarget, VersionRecord
 from lora_registry.connection import LONGEST_BLOCK_S, command, connect, connect_async, open_bell, redis_errors
 from lora_registry.errors import AnnouncementGap, RedisUnavailable
 from lora_registry.keys import Keys
+
+logger = logging.getLogger(__name__)
 
 Command = tuple[str | int, ...]
 _PAGE = 1000
@@ -38,6 +41,7 @@ class SubscriberCore:
         self.view = view or CatalogView()
         self._base_model = base_model
         self._keys = Keys(key_prefix)
+        self._outage = ""
 
     @property
     def channel(self) -> str:
@@ -54,6 +58,7 @@ class SubscriberCore:
                     if updates:
                         return updates
                 head = yield from self._head()
+                self._outage = ""
                 if head == self.view.cursor:
                     return []
         except AnnouncementGap:
@@ -63,10 +68,21 @@ class SubscriberCore:
         self.view = snapshot
         return [update]
 
+    def _tell(self, error: RedisUnavailable) -> None:
+        """Log an outage once."""
+        if error.message != self._outage:
+            logger.warning("%s is not followed for now: %s", self._base_model, error.message)
+        self._outage = error.message
+
     def _head(self) -> Generator[Command, Any, Cursor]:
-        generation = yield ("HGET", self._keys.server, "generation")
-        if not generation and self.view.cursor.generation:
-            raise RedisUnavailable("the server is empty, and nobody has admitted it: what was known counts")
+        generation, began = yield ("HMGET", self._keys.server, "generation", "began")
+        known = self.view.cursor
+        is_emptied = not generation or known.admitted_ms < Cursor(began or "").admitted_ms
+        if known.generation and is_emptied:
+            raise RedisUnavailable(
+                f"the server is empty, or began so: what was known of generation {known.generation} counts until an "
+                "operator says otherwise (lora-registry admit)"
+            )
         sequence = yield ("HGET", self._keys.sequences, self._base_model)
         return Cursor(generation or "", int(sequence or 0))
 
@@ -178,7 +194,8 @@ class Subscriber(SubscriberCore):
                         if left <= 0:
                             return
                         self._wait_for_bell(bell, left)
-            except RedisUnavailable:
+            except RedisUnavailable as error:
+                self._tell(error)
                 if idle_s is not None and time.monotonic() - last > idle_s:
                     return
                 time.sleep(_RETRY_S)
@@ -239,7 +256,8 @@ class AsyncSubscriber(SubscriberCore):
                         # Each ring leads to a look of its own: a read with no time is cancelled, perhaps halfway.
                         with redis_errors():
                             await bell.get_message(timeout=_RECHECK_S)
-            except RedisUnavailable:
+            except RedisUnavailable as error:
+                self._tell(error)
                 await asyncio.sleep(_RETRY_S)
 
     async def close(self) -> None:

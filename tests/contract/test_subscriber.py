@@ -11,6 +11,7 @@ import pytest
 
 from lora_registry import subscriber as module
 from lora_registry.announcements import CatalogView, Direction, Kind, Update
+from lora_registry.errors import RedisUnavailable
 from lora_registry.names import AdapterName, Reference
 from lora_registry.subscriber import AsyncSubscriber, Command, Subscriber, SubscriberCore
 from tests.helpers.registry import BASE, Registry
@@ -345,6 +346,28 @@ def test_subscriber_ahead_of_a_restored_server_loses_what_the_server_lost(regist
     (update,) = face.poll()
     assert update.reset
     assert set(update.gone) == {"b.v1", "default.b@b"}
+    assert face.view == registry.view()
+
+
+def test_an_emptied_server_counts_when_an_operator_says_so(registry: Registry, open_face: Open) -> None:
+    """A dispatcher that is started beside it admits it, and things are published: who knows more goes on with that."""
+    face = open_face()
+    registry.register("a", content="one")
+    face.poll()
+    known = face.view
+    registry.client.flushdb()
+    for step in (lambda: None, registry.admit, lambda: registry.register("b", content="two"), registry.forget_server):
+        step()
+        with pytest.raises(RedisUnavailable):
+            face.poll()
+        assert face.view == known
+    registry.admit()  # it was restarted since
+    assert open_face().poll()  # who knows nothing takes what is there
+    with pytest.raises(RedisUnavailable):
+        face.poll()
+    registry.admit(by_operator=True)
+    (update,) = face.poll()
+    assert (update.reset, set(update.gone)) == (True, {"a.v1", "default.a@a"})
     assert face.view == registry.view()
 
 

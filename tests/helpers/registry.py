@@ -57,9 +57,9 @@ class Registry:
         """The same registry, as a process with other settings sees it."""
         return Registry(self.client, self.settings.model_copy(update=changes))
 
-    def admit(self) -> None:
-        """What a dispatcher does first."""
-        admit(self.client, self.settings)
+    def admit(self, *, by_operator: bool = False) -> None:
+        """What a dispatcher does first, or an operator who says that an emptied server counts."""
+        admit(self.client, self.settings, by_operator=by_operator)
 
     def forget_server(self) -> None:
         """Make the registry believe that it runs on a server it has never seen, as after a restart."""

@@ -6,10 +6,14 @@ import pytest
 
 from lora_registry import scripts
 from lora_registry.errors import IdempotencyConflict, QueueFull, ServerNotAdmitted
+from lora_registry.inbox import admit
 from lora_registry.names import AdapterName
 from lora_registry.registrations import Outcome
+from lora_registry.settings import Settings
 from lora_registry.stages import Stage
+from lora_workers.dispatcher import Dispatcher
 from tests.helpers.registry import Registry, make_event
+from tests.helpers.waiting import wait_until
 
 
 def test_same_event_under_same_key_gives_the_registration_that_is_there(registry: Registry) -> None:
@@ -164,6 +168,23 @@ def test_unadmitted_server_accepts_nothing(registry: Registry) -> None:
         registry.submit()
     registry.admit()
     registry.submit()
+
+
+def test_a_dispatcher_admits_no_server_that_lost_everything(registry: Registry, settings: Settings) -> None:
+    """Ids and names would be given a second time: that takes an operator's word, and floors."""
+    dispatcher = Dispatcher(settings.model_copy(update={"sweep_interval_s": 0.001}))
+    registry.register("a")
+    dispatcher.step()
+    registry.client.flushdb()
+    for _ in range(2):
+        with pytest.raises(ServerNotAdmitted, match="was not before") as refused:
+            dispatcher.step()
+        assert "lora-registry admit --id-floor" in refused.value.remedy
+        with pytest.raises(ServerNotAdmitted):
+            registry.submit()
+    admit(registry.client, settings, id_floor=500, by_operator=True)
+    registry.submit("b")
+    wait_until(dispatcher.step, what="the event on the new server")
 
 
 def test_dispatchers_that_are_gone_are_forgotten(registry: Registry) -> None:

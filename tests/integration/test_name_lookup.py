@@ -177,7 +177,7 @@ def test_a_store_that_hangs_delays_no_name_whose_files_are_here(
 def test_a_server_that_came_back_empty_is_no_reason_to_forget(
     registry: StoringRegistry, settings: Settings, tmp_path: Path
 ) -> None:
-    """Until somebody admits it, what was known of a name counts."""
+    """Until an operator says that it counts, what was known of a name before does."""
     record = registry.publish_version()
     assert find(settings, tmp_path, record.served_name)
     registry.client.flushdb()
@@ -185,6 +185,13 @@ def test_a_server_that_came_back_empty_is_no_reason_to_forget(
         found = find(settings, tmp_path, record.served_name)
         assert found
         assert found.record == record
+        registry.admit()
+    other = registry.publish_version("other", content="other")
+    assert find(settings, tmp_path, other.served_name)
+    Lifecycle(registry.client, settings).retire_adapter(AdapterName("default", "other"))
+    assert find(settings, tmp_path, other.served_name) is None
+    registry.admit(by_operator=True)
+    assert find(settings, tmp_path, record.served_name) is None
 
 
 def test_a_retired_name_is_unknown_and_forgotten(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:

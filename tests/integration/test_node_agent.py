@@ -424,7 +424,7 @@ def test_notes_come_back_with_the_files(registry: StoringRegistry, settings: Set
 def test_a_server_that_came_back_empty_takes_nothing_from_the_engine(
     registry: StoringRegistry, settings: Settings, tmp_path: Path
 ) -> None:
-    """What it does not know counts only when somebody has admitted it: then it is what is published."""
+    """What it does not know counts only when an operator says so, whatever is published meanwhile."""
     options = make_options(tmp_path)
     with running_agent(options, settings):
         record = registry.publish_version()
@@ -432,7 +432,13 @@ def test_a_server_that_came_back_empty_takes_nothing_from_the_engine(
         registry.client.flushdb()
         registry.client.publish(registry.keys.channel(BASE), "ring")
         threading.Event().wait(1.0)  # what must not happen would have happened
+        registry.admit()
+        other = registry.publish_version("other", content="other")
+        threading.Event().wait(1.0)  # likewise
         assert links(options).keys() == {record.served_name}
+        registry.admit(by_operator=True)
+        registry.wait_for(other.served_name, NodeState.ROUTABLE)
+        wait_until(lambda: links(options).keys() == {other.served_name}, what="what nobody knows any more is gone")
 
 
 def test_a_note_that_cannot_be_written_keeps_no_adapter_from_serving(

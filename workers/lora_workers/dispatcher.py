@@ -15,7 +15,7 @@ from collections.abc import Callable
 from celery import Celery
 
 from lora_registry.connection import LONGEST_BLOCK_S, connect
-from lora_registry.errors import RedisUnavailable
+from lora_registry.errors import RedisUnavailable, ServerNotAdmitted
 from lora_registry.hook_events import PendingEvents
 from lora_registry.inbox import Inbox, admit
 from lora_registry.ledger import Ledger
@@ -26,6 +26,7 @@ from lora_workers.celery_app import make_app, send_wake_ups, wake_for_promotions
 
 _RETRY_S = 0.2
 _TAKE_OVER_IDLE_S = 5.0
+_SAID_AGAIN_S = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +48,7 @@ class Dispatcher:
         self._app = app or make_app(settings)
         self._consumer = f"{socket.gethostname()}:{os.getpid()}"
         self._next_sweep = 0.0
+        self._generation = ""
         self._stopping = False
 
     def run(self) -> None:
@@ -59,6 +61,14 @@ class Dispatcher:
             except RedisUnavailable as error:
                 logger.warning("%s", error)
                 time.sleep(_RETRY_S)
+            except ServerNotAdmitted as error:
+                logger.error("%s. %s", error.message, error.remedy)
+                self._rest(_SAID_AGAIN_S)
+
+    def _rest(self, pause_s: float) -> None:
+        until = time.monotonic() + pause_s
+        while not self._stopping and time.monotonic() < until:
+            time.sleep(_RETRY_S)
 
     def stop(self) -> None:
         """End after the current step."""
@@ -71,6 +81,7 @@ class Dispatcher:
             Number of events dispatched.
 
         Raises:
+            ServerNotAdmitted: the server is empty, and was not before.
             RedisUnavailable: the server is out of reach.
         """
         entries = []
@@ -85,9 +96,9 @@ class Dispatcher:
 
     def _sweep(self) -> list[tuple[str, dict[str, str]]]:
         """Admit a new server, wake for what was lost, accept what hooks ask for, take over events."""
-        is_new, generation = admit(self._client, self._settings)
+        is_new, self._generation = admit(self._client, self._settings, known=self._generation)
         if is_new:
-            logger.warning("admitted a new server; generation %s", generation)
+            logger.warning("admitted a new server; generation %s", self._generation)
             self._inbox.forget_consumers()
         passed = self._ledger.pass_over(Stage.CANARY, stays=self._settings.canary_engines)
         self._wake(Stage.PUBLISH, passed)

@@ -64,10 +64,10 @@ def admit(
     number_floor: Annotated[int, typer.Option(min=0, help="Likewise the largest version number.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Admit a new or restored Redis server, so that it may issue ids; a dispatcher does so by itself."""
+    """Say that a new, restored or emptied Redis server counts as it is; a dispatcher says so of most by itself."""
     settings = load_settings()
     client = connect(settings.redis_url, name="lora-cli")
-    is_new, generation = admit_server(client, settings, id_floor=id_floor, number_floor=number_floor)
+    is_new, generation = admit_server(client, settings, id_floor=id_floor, number_floor=number_floor, by_operator=True)
     if as_json:
         return print_json({"new": is_new, "generation": generation})
     return print_line(f"{'admitted' if is_new else 'was already admitted'}; generation {generation}")

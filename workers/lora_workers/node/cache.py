@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -187,6 +188,12 @@ class Cache:
         with suppress(OSError, ValidationError):
             return VersionRecord.model_validate_json(self._note(served_name).read_bytes())
         return None
+
+    def noted_s(self, served_name: str) -> float:
+        """When that was noted, in seconds since 1970-01-01; infinity: it was not."""
+        with suppress(OSError):
+            return self._note(served_name).stat().st_mtime
+        return math.inf
 
     def forget(self, served_name: str) -> None:
         """Remove the note of a served name."""

@@ -19,6 +19,7 @@ from typing import Final
 
 import redis.asyncio
 
+from lora_registry.announcements import Cursor
 from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
 from lora_registry.catalog_records import VersionRecord
@@ -181,14 +182,20 @@ class NameLookup:
     async def _record(self, served_name: str) -> VersionRecord | None:
         try:
             record = await self._ask_registry(served_name)
-            if record is None and not await self._ask(self._keys.server, "generation"):
-                raise RedisUnavailable("it came back empty, and nobody has admitted it")
+            if record is None and await self._is_emptied(served_name):
+                raise RedisUnavailable("it is empty, or began so, and no operator has said that it counts")
         except (RedisUnavailable, TimeoutError) as error:
             logger.warning("Redis is away, so the cache counts for %s: %s", served_name, error)
             return await asyncio.to_thread(self._cache.recall, served_name)
         if record is None:
             await asyncio.to_thread(self._cache.forget, served_name)  # it was retired
         return record
+
+    async def _is_emptied(self, served_name: str) -> bool:
+        """Whether the server is one that began empty, after the name was noted; see `inbox.admit`."""
+        generation, began = [await self._ask(self._keys.server, field) for field in ("generation", "began")]
+        noted_s = await asyncio.to_thread(self._cache.noted_s, served_name)
+        return not generation or 1000 * noted_s < Cursor(began or "").admitted_ms
 
     async def _ask_registry(self, served_name: str) -> VersionRecord | None:
         reference = parse_reference(served_name)

@@ -166,6 +166,8 @@ def test_a_store_that_hangs_delays_no_name_whose_files_are_here(
         try:
             async with asyncio.timeout(5):
                 assert await lookup.find(here.served_name)
+            fetching = [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
+            assert [thread.daemon for thread in fetching] == 4 * [True]  # vLLM's process ends all the same
         finally:
             may_go_on.set()
         assert all(await asyncio.gather(*hung))

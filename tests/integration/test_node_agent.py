@@ -410,6 +410,32 @@ def test_the_note_of_a_version_that_is_retired_later_goes_too(
         assert Cache(options.cache).recall(new.served_name) == new
 
 
+def test_the_notes_of_an_earlier_life_are_as_the_catalog_is(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """A version was retired while the agent was down."""
+    options = make_options(tmp_path)
+    kept = registry.publish_version("other", content="other")
+    with running_agent(options, settings):
+        old = registry.publish_version(content="old")
+        registry.wait_for(old.served_name, NodeState.ROUTABLE)
+    Lifecycle(registry.client, settings).retire_adapter(BOT)
+    with running_agent(options, settings):
+        wait_until(lambda: Cache(options.cache).noted() == {kept.served_name}, what="the note of the old one is gone")
+
+
+def test_the_note_of_what_the_node_does_not_want_any_more_has_its_labels(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Or the plug-in would go by the old ones, and serve it while Redis is away."""
+    options = make_options(tmp_path, select="tier=gold")
+    with running_agent(options, settings):
+        record = registry.publish_version(labels={"tier": "gold"})
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        labelled, _ = registry.lifecycle.label(Reference(BOT), {"tier": "silver"})
+        wait_until(lambda: Cache(options.cache).recall(record.served_name) == labelled, what="a new note")
+
+
 def test_notes_come_back_with_the_files(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
     """Somebody removed what is in the cache."""
     options = make_options(tmp_path)

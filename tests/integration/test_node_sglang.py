@@ -11,6 +11,7 @@ import pytest
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.settings import Settings
+from lora_workers.node.drivers import open_driver
 from tests.helpers.adapters import make_base
 from tests.helpers.node_stand import StoringRegistry, make_options, running_agent, said_of
 from tests.helpers.registry import BASE, Registry
@@ -49,6 +50,17 @@ def test_a_version_answers_and_the_node_tells_what_the_engine_tells(
         assert ask(engine, record.served_name).json()["text"] == "/hello"
         (node,) = registry.nodes.nodes()
         assert (node.info.engine, node.info.engine_version, node.info.max_lora_rank) == ("sglang", "0.5.23", 16)
+
+
+def test_an_engine_is_reached_past_a_proxy(engine: SglangServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is the way to hubs and stores: it knows no engine on this machine."""
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    driver = open_driver("sglang", engine.url)
+    assert driver.listed() == {}
+    driver.close()
 
 
 def test_an_adapter_that_came_back_by_a_late_request_is_unloaded_again(

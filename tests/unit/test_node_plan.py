@@ -174,6 +174,12 @@ def test_a_retired_version_is_said_to_be_gone_when_it_is() -> None:
     assert plan(wanted) == []
 
 
+def test_a_name_that_others_took_is_said_to_be_gone() -> None:
+    """What lies at another place is theirs, and left alone; the node's own is not there any more."""
+    known = {"known": frozenset({"bot.v1"})}
+    assert plan(make_situation(listed={"bot.v1": "/elsewhere"}, **known)) == [Say("bot.v1", NodeState.RETIRED)]
+
+
 def test_the_next_look_is_when_something_is_due() -> None:
     """The end of a rest or of a drain time, whichever is first; rests of what nobody wants do not count."""
     assert next_look_s(make_situation(V1)) is None

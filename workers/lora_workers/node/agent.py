@@ -30,6 +30,7 @@ from lora_workers.node.engine_calls import EngineCalls
 from lora_workers.node.engine_fit import EngineFit
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.fetches import Fetches
+from lora_workers.node.notes import Notes
 from lora_workers.node.options import NodeOptions
 from lora_workers.node.plan import (
     Action,
@@ -87,12 +88,14 @@ class Agent:
         self._acks = Acknowledgements(self._nodes, options.node_id)
         self._wants = Wants(parse_selector(options.select), options.node_id, client)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
+        self._notes = Notes(self._cache)
         self._wake, self._stopping, self._forgotten = threading.Event(), threading.Event(), threading.Event()
         self._fetches = Fetches(self._fetch, done=self._wake.set)
         self._calls = EngineCalls(is_at_once=driver.is_at_once, told=self._wake.set)
         self._retries = Retries(options)
         self._stand_ins = StandIns(self._acks, self._is_ours)
         self._view: CatalogView | None = None
+        self._seen: CatalogView | None = None
         self._generation = ""
         self._has_joined = False
         self._fatal: BaseException | None = None
@@ -101,8 +104,6 @@ class Agent:
         self._slotted: frozenset[str] = frozenset()
         self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._confirmed: set[str] = set()
-        self._noted: dict[str, VersionRecord] = {}
-        self._noted_of: CatalogView | None = None
         self._leaving: dict[str, float] = {}
         self._unloaded: set[str] = set()
         self._engine_failures = 0
@@ -196,7 +197,7 @@ class Agent:
                 return self._options.retry_first_s
         self._catch_up(view)
         situation = self._situation(view, listed)
-        self._note(view, situation)
+        self._notes.write(view, situation.here)
         if listed is not None:
             self._kept = situation.kept
         for action in plan(situation):
@@ -251,7 +252,10 @@ class Agent:
                 self._confirmed.discard(name)  # that it answers again is to be said anew
 
     def _catch_up(self, view: CatalogView) -> None:
-        """Tell the registry what it does not know, or not any more."""
+        """Forget what is published no more, and tell the registry what it does not know, or not any more."""
+        if view is not self._seen:
+            self._unloaded &= view.served_names
+            self._seen = view
         if self._generation != view.cursor.generation or self._forgotten.is_set():
             self._generation = view.cursor.generation
             self._forgotten.clear()
@@ -346,25 +350,6 @@ class Agent:
         self._wished = wished
         held = {digest for path in paths if (digest := self._cache.digest_at(path))}
         self._digests = frozenset({wish.record.digest for wish in wishes} | held)
-
-    def _note(self, view: CatalogView, situation: Situation) -> None:
-        """Note what the names stand for whose bytes are here: the plug-in reads it while Redis is away."""
-        if self._noted_of is not view:
-            published = view.served_names
-            for name in self._noted.keys() - published:
-                self._cache.forget(name)
-                del self._noted[name]
-            self._unloaded &= published
-            self._noted_of = view
-        for wish in situation.wishes:
-            record, is_here = wish.record, wish.record.digest in situation.ready and wish.name not in situation.refused
-            if is_here and self._noted.get(wish.name) is not record:
-                try:
-                    self._cache.remember(record)
-                except NodeFailure as failure:  # no reason not to serve it, and tried again at the next look
-                    logger.warning("%s is not known without Redis: %s", wish.name, failure.message)
-                    return
-                self._noted[wish.name] = record
 
     def _notice_losses(self, listed: dict[str, str | None]) -> None:
         """What the engine has no more, without having been asked to unload it: it was restarted."""
@@ -493,6 +478,6 @@ class Agent:
                 self._fail(record.served_name, failure)
                 continue
             self._retries.forget(record.served_name)
-            self._noted.pop(record.served_name, None)  # with the files the note may have been lost
+            self._notes.write_again(record.served_name)  # it may have been lost with the files
             if record.served_name in self._wished and self._acks.state(record.served_name) not in _UP:
                 self._acks.say(record.served_name, NodeState.FETCHED)

@@ -189,6 +189,12 @@ class Cache:
             return VersionRecord.model_validate_json(self._note(served_name).read_bytes())
         return None
 
+    def noted(self) -> set[str]:
+        """Served names that were noted."""
+        with suppress(OSError):
+            return {path.stem for path in (self.root / "served").glob("[!.]*.json")}
+        return set()
+
     def noted_s(self, served_name: str) -> float:
         """When that was noted, in seconds since 1970-01-01; infinity: it was not."""
         with suppress(OSError):

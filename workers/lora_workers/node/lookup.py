@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -32,6 +32,7 @@ from lora_registry.selection import parse_selector
 from lora_registry.settings import Settings
 from lora_workers.node.aliases import is_served_name
 from lora_workers.node.cache import Cache, Origin
+from lora_workers.node.daemon_threads import DaemonThreads
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.judging import refusal
 from lora_workers.node.options import NodeOptions
@@ -102,7 +103,8 @@ class NameLookup:
         self._keys = Keys(settings.key_prefix)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
         self._origin = LazyOrigin(settings)
-        self._fetches = ThreadPoolExecutor(_FETCHES, thread_name_prefix="fetch")
+        self._threads = DaemonThreads("fetch", most=_FETCHES)
+        self._fetches: set[Future[Path]] = set()
         self._redis: redis.asyncio.Redis | None = None
         self._redis_away_until = 0.0
         self._any_base = options.any_base
@@ -130,7 +132,7 @@ class NameLookup:
 
     async def close(self) -> None:
         """Close the connection; nothing waits for a fetch."""
-        self._fetches.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         if self._redis:
             await self._redis.aclose()
 
@@ -148,9 +150,19 @@ class NameLookup:
         return Found(record, path)
 
     async def _fetch(self, digest: str) -> Path:
-        """Fetch in threads that do nothing else: a store that hangs delays no name whose files are here."""
-        fetch = partial(self._cache.fetch, digest, self._origin, keep=self._cache.digests)
-        return await asyncio.get_running_loop().run_in_executor(self._fetches, fetch)
+        """Fetch in threads of its own: a store that hangs delays no name whose files are here, and no end of vLLM."""
+        ended: Future[Path] = Future()
+        self._fetches = {each for each in self._fetches if not each.done()} | {ended}
+        self._threads.begin(partial(self._bring, digest, ended), unfinished=len(self._fetches))
+        return await asyncio.wrap_future(ended)
+
+    def _bring(self, digest: str, ended: Future[Path]) -> None:
+        if not ended.set_running_or_notify_cancel():
+            return
+        try:
+            ended.set_result(self._cache.fetch(digest, self._origin, keep=self._cache.digests))
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            ended.set_exception(error)
 
     def _note(self, record: VersionRecord) -> None:
         """Note what the name stands for, for as long as Redis is away."""

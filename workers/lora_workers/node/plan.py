@@ -62,6 +62,12 @@ class Situation:
         """Served names that do not leave the engine."""
         return frozenset({wish.name for wish in self.wishes if wish.eager or self.lazy} - self.refused)
 
+    @property
+    def here(self) -> dict[str, VersionRecord]:
+        """Served name → version, of what is wanted, may be served, and is verified in the cache."""
+        able = (wish for wish in self.wishes if wish.record.digest in self.ready and wish.name not in self.refused)
+        return {wish.name: wish.record for wish in able}
+
     @cached_property
     def held_up(self) -> frozenset[str]:
         """Served names that are wanted and cannot be loaded for now."""
@@ -222,5 +228,6 @@ def _for_leaving(situation: Situation) -> Iterator[Action]:
 
 def _for_retired(situation: Situation) -> Iterator[Action]:
     for name in sorted(situation.known - {wish.name for wish in situation.wishes}):
-        if name not in situation.listed and name not in situation.under_way:
+        is_there = name in situation.listed and situation.is_ours(situation.listed[name])
+        if not is_there and name not in situation.under_way:
             yield Say(name, NodeState.RETIRED)

@@ -26,7 +26,7 @@ class EngineHttp:
     Args:
         url: where it answers.
         api_key: bearer token; empty: none.
-        transport: how requests travel; None: over the network.
+        transport: how requests travel; None: over the network, past any proxy.
 
     Raises:
         Configuration: the URL is not one of HTTP.
@@ -35,7 +35,12 @@ class EngineHttp:
     def __init__(self, url: str, *, api_key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         _check_url(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S, transport=transport)
+        self._client = httpx.Client(
+            base_url=url.rstrip("/"),
+            headers=headers,
+            timeout=_TIMEOUT_S,
+            transport=transport or httpx.HTTPTransport(),  # no proxy of the environment: engines are near
+        )
 
     def get(self, path: str) -> httpx.Response:
         """Ask for something.

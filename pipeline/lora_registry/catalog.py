@@ -28,8 +28,8 @@ ANY_ALIAS = "@any"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a request stands to what is registered already.
+class Registered:
+    """What is registered already of what a request names.
 
     Attributes:
         base_known: whether the base model is registered.
@@ -341,7 +341,7 @@ class Catalog:
         kept_s = int(opens.length_s) + self._settings.retention_s
         return ["open", opens.token, lease_us, length_us, int(opens.failures_since_s * 1e6), kept_s]
 
-    def standing(self, adapter: AdapterName, base_model: str) -> Standing:
+    def registered(self, adapter: AdapterName, base_model: str) -> Registered:
         """What the allocate stage must know about a request, in one round trip.
 
         Raises:
@@ -352,7 +352,7 @@ class Catalog:
             pipe.hexists(self._keys.bases, str(adapter))
             pipe.hget(self._keys.adapters, adapter.qualified)
             base_known, name_is_base, owner = pipe.execute()
-        return Standing(bool(base_known), bool(name_is_base), owner)
+        return Registered(bool(base_known), bool(name_is_base), owner)
 
     def is_current(self, adapter: AdapterName, base_model: str, digest: str) -> bool:
         """Whether bytes of this digest would end as unchanged if they were published now, as the script has it.

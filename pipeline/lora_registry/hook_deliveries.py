@@ -30,7 +30,7 @@ _BODY_LENGTH: Final = 65_536
 """Characters of a body that are kept; a longer one is not kept at all, since half of it could not be read again."""
 
 
-class Verdict(StrEnum):
+class DeliveryVerdict(StrEnum):
     """What a hook made of a delivery."""
 
     QUEUED = "queued"
@@ -50,7 +50,7 @@ class Heard:
     """
 
     delivery_id: str
-    verdict: Verdict
+    verdict: DeliveryVerdict
     reason: str = ""
 
 
@@ -69,7 +69,7 @@ class Delivery:
 
     id: str
     at_s: float
-    verdict: Verdict
+    verdict: DeliveryVerdict
     reason: str = ""
     times: int = 1
     registrations: tuple[str, ...] = ()
@@ -258,7 +258,7 @@ class HookDeliveries:
         """
         stored = [json.loads(each) for each in command(self._redis, "LRANGE", self._keys.refusals(hook), 0, -1)]
         return [
-            Delivery("", each["at"] / _US_PER_S, Verdict.REFUSED, f"{each['code']}: {each['reason']}")
+            Delivery("", each["at"] / _US_PER_S, DeliveryVerdict.REFUSED, f"{each['code']}: {each['reason']}")
             for each in stored
         ]
 
@@ -283,7 +283,7 @@ def _heard(answer: str, delivery_id: str) -> Heard:
     verdict, _, reason = answer.partition(" ")
     if verdict == "full":
         raise QueueFull
-    return Heard(delivery_id, Verdict(verdict), reason)
+    return Heard(delivery_id, DeliveryVerdict(verdict), reason)
 
 
 def _shortened(delivery_id: str) -> str:
@@ -311,7 +311,7 @@ def _parse(fields: dict[str, str]) -> Delivery:
     return Delivery(
         id=fields["id"],
         at_s=int(fields["at"]) / _US_PER_S,
-        verdict=Verdict(fields["verdict"]),
+        verdict=DeliveryVerdict(fields["verdict"]),
         reason=fields.get("refusal") or fields["reason"],
         times=int(fields["times"]),
         registrations=tuple(value for name, value in sorted(fields.items()) if name.startswith("registration:")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_registry.hook_deliveries import Delivery, HookDeliveries, Verdict
+from lora_registry.hook_deliveries import Delivery, DeliveryVerdict, HookDeliveries
 from lora_registry.registrations import Outcome
 from tests.helpers import mlflow_server
 from tests.helpers.hook_gateway import HookGateway
@@ -64,7 +64,7 @@ def test_an_alias_that_is_set_in_mlflow_is_published(mlflow: MlflowServer, tmp_p
 
         def look() -> list[Delivery] | None:
             found = deliveries.history("mlflow")[::-1]
-            is_done = all(each.registrations or each.verdict is Verdict.IGNORED for each in found)
+            is_done = all(each.registrations or each.verdict is DeliveryVerdict.IGNORED for each in found)
             return found if len(found) >= count and is_done else None
 
         return list(stack.wait_until(look, what=f"{count} deliveries of MLflow", timeout_s=60) or ())
@@ -96,7 +96,7 @@ def test_an_alias_that_is_set_in_mlflow_is_published(mlflow: MlflowServer, tmp_p
 
         mlflow.ask("POST", f"webhooks/{webhook}/test", event={"entity": "MODEL_VERSION", "action": "CREATED"})
         [ignored] = heard(6)[5:]
-        assert (ignored.verdict, ignored.reason) == (Verdict.IGNORED, "This is MLflow's test of the webhook.")
+        assert (ignored.verdict, ignored.reason) == (DeliveryVerdict.IGNORED, "This is MLflow's test of the webhook.")
         assert deliveries.refusals("mlflow") == []
     finally:
         stack.close()

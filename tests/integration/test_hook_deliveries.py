@@ -8,7 +8,7 @@ import pytest
 from lora_registry.errors import NotFound, QueueFull
 from lora_registry.events import RegistrationRequested
 from lora_registry.hook_codes import HOOK_FORGED
-from lora_registry.hook_deliveries import HookDeliveries, Verdict
+from lora_registry.hook_deliveries import DeliveryVerdict, HookDeliveries
 from lora_registry.hook_events import HookEvent, PendingEvents
 from lora_registry.inbox import Accepted
 from lora_registry.keys import Keys
@@ -34,7 +34,7 @@ class Hooks:
         self.deliveries = HookDeliveries(registry.client, registry.settings)
         self.pending = PendingEvents(registry.client, registry.settings)
 
-    def hear(self, delivery_id: str, *events: HookEvent, **options: Any) -> Verdict:
+    def hear(self, delivery_id: str, *events: HookEvent, **options: Any) -> DeliveryVerdict:
         """Deliver; the verdict."""
         return self.deliveries.hear("hub", delivery_id, events, **options).verdict
 
@@ -67,27 +67,27 @@ def hooks(registry: Registry) -> Hooks:
 
 def test_a_delivery_becomes_a_registration(hooks: Hooks) -> None:
     """It is queued, the dispatcher accepts what it asks for, and the history names the registration."""
-    assert hooks.hear("1", event(), body="{}") is Verdict.QUEUED
+    assert hooks.hear("1", event(), body="{}") is DeliveryVerdict.QUEUED
     assert hooks.registry.inbox.waiting() == 0
     assert hooks.release() == 1
     assert hooks.pending.waiting() == 0
     [registration_id] = hooks.registrations("1")
     assert hooks.registry.ledger.get(registration_id).adapter.name == "support-bot"
     [delivery] = hooks.deliveries.history("hub")
-    assert (delivery.id, delivery.verdict, delivery.times, delivery.body) == ("1", Verdict.QUEUED, 1, "{}")
+    assert (delivery.id, delivery.verdict, delivery.times, delivery.body) == ("1", DeliveryVerdict.QUEUED, 1, "{}")
 
 
 def test_a_burst_about_one_origin_is_one_registration(hooks: Hooks) -> None:
     """Nothing is accepted before the quiet moment is over; all deliveries learn what came of it."""
     for number, content in enumerate("abcde"):
-        assert hooks.hear(str(number), event(content=content, quiet_s=0.2)) is Verdict.QUEUED
+        assert hooks.hear(str(number), event(content=content, quiet_s=0.2)) is DeliveryVerdict.QUEUED
         assert hooks.release() == 0
     assert hooks.pending.waiting() == 1
     wait_until(hooks.release, what="the quiet moment")
     assert hooks.registry.inbox.waiting() == 1
     assert len({hooks.registrations(str(number)) for number in range(5)}) == 1
-    assert hooks.hear("again", event(content="e")) is Verdict.DUPLICATE
-    assert hooks.hear("older", event(content="a")) is Verdict.QUEUED
+    assert hooks.hear("again", event(content="e")) is DeliveryVerdict.DUPLICATE
+    assert hooks.hear("older", event(content="a")) is DeliveryVerdict.QUEUED
 
 
 def test_a_burst_without_end_is_taken_all_the_same(hooks: Hooks) -> None:
@@ -115,16 +115,16 @@ def test_origins_do_not_wait_for_each_other(hooks: Hooks) -> None:
 def test_a_repetition_is_dropped_while_it_runs_and_after_it_went_well(hooks: Hooks) -> None:
     """The same delivery again asks for nothing: pending, accepted, running or published."""
     hooks.hear("1", event())
-    assert hooks.hear("1", event()) is Verdict.DUPLICATE
+    assert hooks.hear("1", event()) is DeliveryVerdict.DUPLICATE
     hooks.release()
-    assert hooks.hear("1", event()) is Verdict.DUPLICATE
+    assert hooks.hear("1", event()) is DeliveryVerdict.DUPLICATE
     hooks.registry.dispatch()
-    assert hooks.hear("1", event()) is Verdict.DUPLICATE
+    assert hooks.hear("1", event()) is DeliveryVerdict.DUPLICATE
     hooks.settle()
-    assert hooks.hear("1", event()) is Verdict.DUPLICATE
+    assert hooks.hear("1", event()) is DeliveryVerdict.DUPLICATE
     assert hooks.release() == 0
     [delivery] = hooks.deliveries.history("hub")
-    assert (delivery.verdict, delivery.times) == (Verdict.QUEUED, 5)
+    assert (delivery.verdict, delivery.times) == (DeliveryVerdict.QUEUED, 5)
 
 
 @pytest.mark.parametrize("delivery_id", ["1", "2"], ids=["the same delivery", "another about the same"])
@@ -134,18 +134,24 @@ def test_a_repetition_after_a_failure_runs_again(hooks: Hooks, delivery_id: str)
     hooks.reject()
     [first] = hooks.registrations("1")
     assert hooks.registry.outcome(first) is Outcome.REJECTED
-    assert hooks.hear(delivery_id, event()) is Verdict.QUEUED
+    assert hooks.hear(delivery_id, event()) is DeliveryVerdict.QUEUED
     assert hooks.release() == 1
     [second] = hooks.registrations(delivery_id)
     assert second != first
     hooks.settle()
-    assert hooks.hear(delivery_id, event()) is Verdict.DUPLICATE
+    assert hooks.hear(delivery_id, event()) is DeliveryVerdict.DUPLICATE
 
 
 def test_the_same_content_under_another_id_is_dropped(hooks: Hooks) -> None:
     """One commit announced twice is one registration; another commit, or the first one again after it, is a new one."""
     for number, (content, verdict) in enumerate(
-        [(A, Verdict.QUEUED), (A, Verdict.DUPLICATE), (B, Verdict.QUEUED), (B, Verdict.DUPLICATE), (A, Verdict.QUEUED)]
+        [
+            (A, DeliveryVerdict.QUEUED),
+            (A, DeliveryVerdict.DUPLICATE),
+            (B, DeliveryVerdict.QUEUED),
+            (B, DeliveryVerdict.DUPLICATE),
+            (A, DeliveryVerdict.QUEUED),
+        ]
     ):
         assert hooks.hear(str(number), event(content=content)) is verdict
         hooks.settle()
@@ -159,15 +165,15 @@ def test_a_late_replay_of_an_older_delivery_is_dropped(hooks: Hooks) -> None:
     hooks.settle()
     hooks.hear("2", event(content=B))
     hooks.settle()
-    assert hooks.hear("1", event(content=A)) is Verdict.DUPLICATE
+    assert hooks.hear("1", event(content=A)) is DeliveryVerdict.DUPLICATE
 
 
 def test_an_earlier_change_of_an_object_is_ignored_after_a_later_one(hooks: Hooks) -> None:
     """Orders compare as S3 says: filled up with zeros on the right."""
-    assert hooks.hear("1", event(content="x", order="0055AED6DCD90281E5")) is Verdict.QUEUED
+    assert hooks.hear("1", event(content="x", order="0055AED6DCD90281E5")) is DeliveryVerdict.QUEUED
     hooks.settle()
-    assert hooks.hear("2", event(content="y", order="0055AED6DCD90281")) is Verdict.IGNORED
-    assert hooks.hear("3", event(content="z", order="0055AED6DCD90282")) is Verdict.QUEUED
+    assert hooks.hear("2", event(content="y", order="0055AED6DCD90281")) is DeliveryVerdict.IGNORED
+    assert hooks.hear("3", event(content="z", order="0055AED6DCD90282")) is DeliveryVerdict.QUEUED
     assert hooks.deliveries.delivery("hub", "2").reason.startswith("A later event")
 
 
@@ -176,7 +182,7 @@ def test_redelivery_by_hand_asks_in_any_case(hooks: Hooks) -> None:
     hooks.hear("1", event(), body="kept")
     hooks.settle()
     [first] = hooks.registrations("1")
-    assert hooks.hear("1", event(), body="kept", again=True) is Verdict.QUEUED
+    assert hooks.hear("1", event(), body="kept", again=True) is DeliveryVerdict.QUEUED
     hooks.settle()
     [second] = hooks.registrations("1")
     assert second != first
@@ -187,11 +193,11 @@ def test_redelivery_by_hand_asks_in_any_case(hooks: Hooks) -> None:
 
 def test_a_delivery_that_asks_for_nothing_is_kept_with_its_reason(hooks: Hooks) -> None:
     """Ignored ones are in the history; when such a delivery comes again under new rules, they count."""
-    assert hooks.hear("1", reason="No rule is about it.") is Verdict.IGNORED
-    assert hooks.hear("1", reason="No rule is about it.") is Verdict.IGNORED
+    assert hooks.hear("1", reason="No rule is about it.") is DeliveryVerdict.IGNORED
+    assert hooks.hear("1", reason="No rule is about it.") is DeliveryVerdict.IGNORED
     [delivery] = hooks.deliveries.history("hub")
     assert (delivery.reason, delivery.times) == ("No rule is about it.", 2)
-    assert hooks.hear("1", event()) is Verdict.QUEUED
+    assert hooks.hear("1", event()) is DeliveryVerdict.QUEUED
 
 
 def test_refusals_do_not_push_deliveries_out(hooks: Hooks) -> None:
@@ -213,7 +219,7 @@ def test_the_history_is_bounded(hooks: Hooks) -> None:
         hooks.settle()
     assert [each.id for each in hooks.deliveries.history("hub")] == ["4", "3", "2"]
     assert hooks.deliveries.delivery("hub", "0").body == ""
-    assert hooks.hear("0", event(content="0")) is Verdict.DUPLICATE
+    assert hooks.hear("0", event(content="0")) is DeliveryVerdict.DUPLICATE
     with pytest.raises(NotFound):
         hooks.deliveries.delivery("hub", "9")
 
@@ -232,7 +238,7 @@ def test_nothing_is_recorded_when_too_much_is_pending(hooks: Hooks) -> None:
     with pytest.raises(QueueFull):
         full.hear("2", event("b"))
     assert len(full.deliveries.history("hub")) == 1
-    assert hooks.hear("2", event("b")) is Verdict.QUEUED
+    assert hooks.hear("2", event("b")) is DeliveryVerdict.QUEUED
     assert hooks.release() == 1
 
 
@@ -250,7 +256,7 @@ def test_events_wait_while_the_event_queue_is_full(hooks: Hooks) -> None:
 def test_events_wait_for_a_server_that_is_not_admitted(hooks: Hooks) -> None:
     """A delivery is taken all the same; it is accepted once a dispatcher has admitted the server."""
     hooks.registry.forget_server()
-    assert hooks.hear("1", event()) is Verdict.QUEUED
+    assert hooks.hear("1", event()) is DeliveryVerdict.QUEUED
     assert hooks.release() == 0
     hooks.registry.admit()
     assert hooks.release() == 1
@@ -319,23 +325,23 @@ def test_an_event_that_nobody_can_read_is_refused_and_not_retried_for_ever(hooks
     assert hooks.release() == 1
     assert hooks.pending.waiting() == 0
     assert "REJECTED" in hooks.deliveries.delivery("hub", "1").reason
-    assert hooks.hear("1", event()) is Verdict.QUEUED
+    assert hooks.hear("1", event()) is DeliveryVerdict.QUEUED
     assert hooks.deliveries.delivery("hub", "1").reason == ""
     assert hooks.release() == 1
 
 
 def test_deliveries_without_an_id_get_one(hooks: Hooks) -> None:
     """They are told apart by what they ask for."""
-    assert hooks.hear("", event()) is Verdict.QUEUED
+    assert hooks.hear("", event()) is DeliveryVerdict.QUEUED
     hooks.release()
-    assert hooks.hear("", event()) is Verdict.DUPLICATE
+    assert hooks.hear("", event()) is DeliveryVerdict.DUPLICATE
     assert [each.id.startswith("none-") for each in hooks.deliveries.history("hub")] == [True, True]
 
 
 def test_ids_of_any_form_are_taken(hooks: Hooks) -> None:
     """They are the sender's; hooks do not see each other's."""
     for odd in ("a b:c", "ü{}*", "\n"):
-        assert hooks.hear(odd, reason="no") is Verdict.IGNORED
+        assert hooks.hear(odd, reason="no") is DeliveryVerdict.IGNORED
         assert hooks.deliveries.delivery("hub", odd).id == odd
     hooks.hear("1", reason="no")
     with pytest.raises(NotFound):
@@ -345,7 +351,7 @@ def test_ids_of_any_form_are_taken(hooks: Hooks) -> None:
 def test_long_ids_that_differ_in_their_end_are_two_deliveries(hooks: Hooks) -> None:
     """What is shown of them is short, and finds them again; a CloudEvent's id begins with its sender's URL."""
     for number in range(2):
-        assert hooks.hear("x" * 5000 + str(number), event(f"bot-{number}")) is Verdict.QUEUED
+        assert hooks.hear("x" * 5000 + str(number), event(f"bot-{number}")) is DeliveryVerdict.QUEUED
     shown = [each.id for each in hooks.deliveries.history("hub")]
     assert [len(each) for each in shown] == [200, 200]
     assert [hooks.deliveries.delivery("hub", each).id for each in shown] == shown
@@ -385,35 +391,35 @@ DOT, DASH = (
 
 def test_a_name_is_one_repositorys(hooks: Hooks) -> None:
     """`acme/a-b` is no version of `acme/a.b`, though both would be called a-b: ignored, and the history says why."""
-    assert hooks.hear("1", event("a-b", **DOT)) is Verdict.QUEUED
+    assert hooks.hear("1", event("a-b", **DOT)) is DeliveryVerdict.QUEUED
     hooks.settle()
     for delivery_id in ("2", "2", "3"):
-        assert hooks.hear(delivery_id, event("a-b", **DASH)) is Verdict.IGNORED
+        assert hooks.hear(delivery_id, event("a-b", **DASH)) is DeliveryVerdict.IGNORED
     reason = hooks.deliveries.history("hub")[0].reason
     assert reason.startswith("HOOK_NAME_TAKEN: ")
     assert "acme/a.b" in reason
     assert hooks.pending.waiting() == 0
-    assert hooks.hear("4", event("a-b", **(DOT | {"content": B}))) is Verdict.QUEUED
+    assert hooks.hear("4", event("a-b", **(DOT | {"content": B}))) is DeliveryVerdict.QUEUED
     elsewhere = [
         event("a-b", namespace="team", **DASH),
         event("a-b", content=B, source="s3://bucket/a-b", named_after="directory a-b"),
         event("a-b", content=B, source="s3://bucket/other"),
     ]
-    assert hooks.hear("5", *elsewhere) is Verdict.QUEUED
+    assert hooks.hear("5", *elsewhere) is DeliveryVerdict.QUEUED
     assert hooks.release() == 4
 
 
 def test_two_repositories_in_one_delivery_are_told_apart_too(hooks: Hooks) -> None:
     """The first has the name; the delivery is queued for it, and says what was left out."""
     heard = hooks.deliveries.hear("hub", "1", [event("a-b", **DOT), event("a-b", **DASH)])
-    assert (heard.verdict, heard.reason.partition(":")[0]) == (Verdict.QUEUED, "HOOK_NAME_TAKEN")
+    assert (heard.verdict, heard.reason.partition(":")[0]) == (DeliveryVerdict.QUEUED, "HOOK_NAME_TAKEN")
     assert hooks.release() == 1
 
 
 def test_a_person_hands_a_name_over(hooks: Hooks) -> None:
     """A repository that was renamed asks for its old name in vain until somebody redelivers what it asked for."""
-    assert hooks.hear("1", event("a-b", **DOT)) is Verdict.QUEUED
-    assert hooks.hear("2", event("a-b", **DASH)) is Verdict.IGNORED
-    assert hooks.hear("2", event("a-b", **DASH), again=True) is Verdict.QUEUED
-    assert hooks.hear("3", event("a-b", **(DASH | {"content": A}))) is Verdict.QUEUED
-    assert hooks.hear("4", event("a-b", **(DOT | {"content": "c" * 40}))) is Verdict.IGNORED
+    assert hooks.hear("1", event("a-b", **DOT)) is DeliveryVerdict.QUEUED
+    assert hooks.hear("2", event("a-b", **DASH)) is DeliveryVerdict.IGNORED
+    assert hooks.hear("2", event("a-b", **DASH), again=True) is DeliveryVerdict.QUEUED
+    assert hooks.hear("3", event("a-b", **(DASH | {"content": A}))) is DeliveryVerdict.QUEUED
+    assert hooks.hear("4", event("a-b", **(DOT | {"content": "c" * 40}))) is DeliveryVerdict.IGNORED

@@ -13,7 +13,7 @@ from lora_registry import file_codes, namespace_codes, source_codes
 from lora_registry.code import Code
 from lora_registry.connection import connect
 from lora_registry.errors import QueueFull, RateLimited, RedisUnavailable, Transient
-from lora_registry.hook_deliveries import HookDeliveries, Verdict
+from lora_registry.hook_deliveries import DeliveryVerdict, HookDeliveries
 from lora_registry.hook_events import PendingEvents
 from lora_registry.inbox import Inbox
 from lora_registry.registrations import Outcome
@@ -62,7 +62,7 @@ class Round:
         """One round; the sights alone."""
         return [sight for _, sight in self.look()]
 
-    def hear(self, repo: str, sha: str, *, delivery_id: str = "delivery-1") -> Verdict:
+    def hear(self, repo: str, sha: str, *, delivery_id: str = "delivery-1") -> DeliveryVerdict:
         """What the gateway does with the Hub's webhook."""
         reading = self.hooks["hub"].read(hooks.hub(hooks.hub_push(repo, sha=sha)).request, quiet_s=0.0)
         return self.deliveries.hear("hub", delivery_id, reading.events).verdict
@@ -152,12 +152,12 @@ def test_what_no_webhook_told_is_registered_once(registry: Registry) -> None:
 def test_what_a_webhook_told_is_known_and_the_other_way_round(registry: Registry) -> None:
     """They share origin and content, in either order, and while it is pending."""
     rounds, _ = shelved(registry, bot=A, other=B)
-    assert rounds.hear("acme/bot", A) is Verdict.QUEUED
+    assert rounds.hear("acme/bot", A) is DeliveryVerdict.QUEUED
     assert rounds.look() == [("hf://acme/bot@main", "current"), ("hf://acme/other@main", "queued")]
     assert rounds.end() == 2
     assert rounds.sights() == ["current", "current"]
-    assert rounds.hear("acme/bot", A, delivery_id="2") is Verdict.DUPLICATE
-    assert rounds.hear("acme/other", B, delivery_id="3") is Verdict.DUPLICATE
+    assert rounds.hear("acme/bot", A, delivery_id="2") is DeliveryVerdict.DUPLICATE
+    assert rounds.hear("acme/other", B, delivery_id="3") is DeliveryVerdict.DUPLICATE
 
 
 def test_a_webhook_and_a_resync_within_the_quiet_moment_are_one_registration(registry: Registry) -> None:
@@ -165,9 +165,9 @@ def test_a_webhook_and_a_resync_within_the_quiet_moment_are_one_registration(reg
     shelf = Shelf({"acme/bot": {"refs/heads/main": A}})
     rounds = Round(registry, hub_hook(), places=shelf, quiet_s=60.0)
     assert rounds.sights() == ["queued"]
-    assert rounds.hear("acme/bot", B) is Verdict.QUEUED
+    assert rounds.hear("acme/bot", B) is DeliveryVerdict.QUEUED
     assert (rounds.end(), rounds.pending.waiting()) == (1, 0)
-    assert rounds.hear("acme/bot", B, delivery_id="2") is Verdict.DUPLICATE
+    assert rounds.hear("acme/bot", B, delivery_id="2") is DeliveryVerdict.DUPLICATE
 
 
 def test_two_processes_at_once_ask_once(registry: Registry) -> None:
@@ -282,7 +282,7 @@ def test_refs_of_one_adapter_of_which_nobody_knows_the_newest(registry: Registry
     for times in (1, 2):
         assert rounds.sights() == ["left"]
         delivery = rounds.deliveries.history("hub")[0]
-        assert (delivery.verdict, delivery.times) == (Verdict.IGNORED, times)
+        assert (delivery.verdict, delivery.times) == (DeliveryVerdict.IGNORED, times)
         assert delivery.reason.startswith("WATCH_UNCLEAR")
     assert rounds.accept() == 0
 
@@ -399,7 +399,7 @@ def test_an_owners_repositories_are_found(with_stores: Registry, hub_server: Hub
     hub_server.commit_directory(f"{owner}/three-lora", ADAPTER)
     assert [place for place, sight in rounds.look() if sight == "queued"] == [f"hf://{owner}/three-lora@main"]
     rounds.end()
-    assert rounds.hear(f"{owner}/one-lora", shas["one"]) is Verdict.DUPLICATE
+    assert rounds.hear(f"{owner}/one-lora", shas["one"]) is DeliveryVerdict.DUPLICATE
     without = Round(with_stores, hub_hook(f"hf://{owner}/*-lora"))
     assert len(without.look()) == 3
 
@@ -430,7 +430,7 @@ def test_a_repository_that_cannot_be_had_is_a_reason_in_the_history(
     assert rounds.look() == [(f"hf://{good}@main", "queued"), (f"hf://{bad}", "missing")]
     rounds.look()
     delivery = rounds.deliveries.history("hub")[0]
-    assert (delivery.verdict, delivery.times, delivery.reason.partition(":")[0]) == (Verdict.IGNORED, 2, code)
+    assert (delivery.verdict, delivery.times, delivery.reason.partition(":")[0]) == (DeliveryVerdict.IGNORED, 2, code)
     rounds.end()
 
 
@@ -492,7 +492,7 @@ def test_a_bucket_is_looked_through(with_stores: Registry, s3_server: S3Server, 
     etag = s3_server.file_system().info(marker)["ETag"].strip('"')
     told = hooks.minio(f"{prefix}/deep/{name}", bucket_name=bucket, eTag=etag, sequencer="1A")
     reading = rounds.hooks["s3"].read(hooks.bucket(told).request, quiet_s=0.0)
-    assert rounds.deliveries.hear("s3", "told", reading.events).verdict is Verdict.DUPLICATE
+    assert rounds.deliveries.hear("s3", "told", reading.events).verdict is DeliveryVerdict.DUPLICATE
     s3_server.put(marker, b"two")
     assert (rounds.sights(), rounds.end(), rounds.sights()) == (["queued"], 1, ["current"])
 

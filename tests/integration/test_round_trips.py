@@ -13,7 +13,7 @@ import redis
 from lora_registry.connection import connect_async
 from lora_registry.errors import QueueFull, RedisUnavailable
 from lora_registry.hook_codes import HOOK_FORGED
-from lora_registry.hook_deliveries import Heard, HookDeliveries, Verdict
+from lora_registry.hook_deliveries import DeliveryVerdict, Heard, HookDeliveries
 from lora_registry.hook_events import HookEvent, PendingEvents
 from lora_registry.inbox import Accepted
 from lora_registry.scripts import Call
@@ -67,7 +67,7 @@ def test_events_deliveries_and_refusals_go_together(registry: Registry, deliveri
     calls.append(deliveries.refusal("hub", HOOK_FORGED, "forged"))
     answers = together(registry.settings.redis_url, calls)
     heard, accepted = answers[0:200:2], answers[1:200:2]
-    assert heard == [Heard(f"delivery-{number}", Verdict.QUEUED) for number in range(100)]
+    assert heard == [Heard(f"delivery-{number}", DeliveryVerdict.QUEUED) for number in range(100)]
     assert all(isinstance(each, Accepted) and each.created for each in accepted)
     assert len({each.registration_id for each in accepted}) == 100
     assert answers[200] is None
@@ -82,7 +82,7 @@ def test_a_call_that_fails_touches_no_other(registry: Registry, deliveries: Hook
     registry.client.set(calls[3].keys[0], "no hash")
     answers = together(registry.settings.redis_url, calls)
     assert isinstance(answers.pop(3), redis.ResponseError)
-    assert [each.verdict for each in answers] == [Verdict.QUEUED] * 7
+    assert [each.verdict for each in answers] == [DeliveryVerdict.QUEUED] * 7
     assert PendingEvents(registry.client, registry.settings).waiting() == 7
     registry.client.delete(calls[3].keys[0])
 
@@ -93,7 +93,7 @@ def test_a_call_that_cannot_be_sent_touches_no_other(registry: Registry, deliver
     calls[5] = hearing(deliveries, 5, body="half of a pair: \ud800")
     answers = together(registry.settings.redis_url, calls)
     assert isinstance(answers.pop(5), UnicodeEncodeError)
-    assert [each.verdict for each in answers] == [Verdict.QUEUED] * 7
+    assert [each.verdict for each in answers] == [DeliveryVerdict.QUEUED] * 7
     assert PendingEvents(registry.client, registry.settings).waiting() == 7
 
 
@@ -106,7 +106,7 @@ def test_those_that_wait_are_bounded(
     assert [isinstance(each, QueueFull) for each in answers] == [False] * 5 + [True] * 3
     assert len(deliveries.history("hub")) == 5
     again = together(registry.settings.redis_url, [hearing(deliveries, 7)])
-    assert again == [Heard("delivery-7", Verdict.QUEUED)]
+    assert again == [Heard("delivery-7", DeliveryVerdict.QUEUED)]
 
 
 def test_a_server_that_is_away_is_told_to_everybody(deliveries: HookDeliveries, tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_request_that_is_given_up_leaves_the_others_their_answers(
 
     answers = with_round_trips(registry.settings.redis_url, run)
     assert isinstance(answers.pop(1), asyncio.CancelledError)
-    assert [each.verdict for each in answers] == [Verdict.QUEUED] * 2
+    assert [each.verdict for each in answers] == [DeliveryVerdict.QUEUED] * 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lora_registry.hook_deliveries import Verdict
+from lora_registry.hook_deliveries import DeliveryVerdict
 from lora_registry.hook_events import PendingEvents
 from lora_registry.settings import Settings
 from lora_workers import installation
@@ -196,7 +196,7 @@ def test_every_payload_of_the_hub_is_answered_with_success(gateway: Gateway, nam
     answer = gateway.post(hooks.hub(hooks.payload(f"huggingface/{name}"), delivery_id=name))
     assert answer.status_code == (202 if "main-and-tag" in name else 200)
     [delivery] = gateway.deliveries.history("hub")
-    assert (delivery.verdict is Verdict.QUEUED) is not bool(delivery.reason)
+    assert (delivery.verdict is DeliveryVerdict.QUEUED) is not bool(delivery.reason)
 
 
 @pytest.mark.parametrize("name", sorted(str(path) for path in hooks.PAYLOADS.glob("s3/**/*.json")))

@@ -20,7 +20,7 @@ from lora_registry import codes, fit_codes
 from lora_registry.adapter_config import MAX_CONFIG_BYTES, canonical_config
 from lora_registry.artifacts import FileDigest, Manifest
 from lora_registry.base_profile import BaseProfile
-from lora_registry.catalog import Published, Standing
+from lora_registry.catalog import Published, Registered
 from lora_registry.catalog_records import VersionRecord
 from lora_registry.engine_profiles import EngineProfile, Ruling, find_profiles
 from lora_registry.errors import Deferred, LeaseLost, NotFound, Rejected, Transient
@@ -99,9 +99,9 @@ class MemoryCatalog:
         self.published: list[VersionRecord] = []
         self.ledger = MemoryLedger()
 
-    def standing(self, adapter: AdapterName, base_model: str) -> Standing:
+    def registered(self, adapter: AdapterName, base_model: str) -> Registered:
         """How the request stands to what is there."""
-        return Standing(base_model in self.bases, str(adapter) in self.bases, self.base_of(adapter))
+        return Registered(base_model in self.bases, str(adapter) in self.bases, self.base_of(adapter))
 
     def base_of(self, adapter: AdapterName) -> str | None:
         """The base model that the adapter belongs to."""

@@ -21,7 +21,7 @@ import redis
 from lora_registry import hook_codes
 from lora_registry.code import Code
 from lora_registry.errors import NotFound, RateLimited, RegistryError, Rejected, Transient
-from lora_registry.hook_deliveries import HookDeliveries, Known, Recalled, Verdict
+from lora_registry.hook_deliveries import DeliveryVerdict, HookDeliveries, Known, Recalled
 from lora_registry.settings import SECONDS_PER_DAY, Settings
 from lora_workers.hooks.heads import Head, newest
 from lora_workers.watched_places import Found, WatchingHook
@@ -62,7 +62,7 @@ class Sight(StrEnum):
 
 
 _ASKED_AGAIN: Final = (Known.HINDERED, Known.DEAD_LETTERED)
-_SIGHTS: Final = {Verdict.QUEUED: Sight.QUEUED, Verdict.IGNORED: Sight.LEFT}
+_SIGHTS: Final = {DeliveryVerdict.QUEUED: Sight.QUEUED, DeliveryVerdict.IGNORED: Sight.LEFT}
 
 
 @dataclass(frozen=True)

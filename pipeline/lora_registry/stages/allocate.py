@@ -30,11 +30,11 @@ def allocate(lease: Lease, *, ledger: Ledger, catalog: Catalog) -> dict[str, str
 
 def _check_request(registration: Registration, catalog: Catalog) -> Finding | None:
     adapter, base = registration.adapter, registration.base_model
-    standing = catalog.standing(adapter, base)
-    if not standing.base_known:
+    known = catalog.registered(adapter, base)
+    if not known.base_known:
         return codes.BASE_UNKNOWN.finding(base)
-    if standing.name_is_base:
+    if known.name_is_base:
         return codes.NAME_CONFLICT.finding(str(adapter))
-    if standing.owner not in (None, base):
-        return codes.ADAPTER_BASE_CONFLICT.finding(str(adapter), expected=standing.owner, actual=base)
+    if known.owner not in (None, base):
+        return codes.ADAPTER_BASE_CONFLICT.finding(str(adapter), expected=known.owner, actual=base)
     return None

@@ -13,7 +13,7 @@ from lora_registry import hook_codes
 from lora_registry.errors import Transient
 from lora_registry.hook_deliveries import Heard, HookDeliveries
 from lora_registry.settings import Settings
-from lora_workers.gateway.fetches import Fetches
+from lora_workers.gateway.delivery_fetches import DeliveryFetches
 from lora_workers.gateway.round_trips import RoundTrips
 from lora_workers.hooks.configuration import AnyHook, HookSecrets, read_secrets
 from lora_workers.hooks.hook import Reading
@@ -57,7 +57,7 @@ class Intake:
         settings: Settings,
         *,
         round_trips: RoundTrips,
-        fetches: Fetches,
+        fetches: DeliveryFetches,
         clock: Clock = time.time,
     ) -> None:
         self._hooks = dict(hooks)

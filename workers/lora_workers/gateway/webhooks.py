@@ -12,10 +12,10 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from lora_registry import hook_codes
-from lora_registry.hook_deliveries import Heard, HookDeliveries, Verdict
+from lora_registry.hook_deliveries import DeliveryVerdict, Heard, HookDeliveries
 from lora_workers.gateway.bodies import read_body
+from lora_workers.gateway.delivery_fetches import DeliveryFetches, Fetcher
 from lora_workers.gateway.documentation import problems
-from lora_workers.gateway.fetches import Fetcher, Fetches
 from lora_workers.gateway.intake import Clock, Intake
 from lora_workers.gateway.plain_route import PlainRoute
 from lora_workers.gateway.problems import HttpProblem
@@ -47,7 +47,7 @@ class HeardView(BaseModel):
     """What a sender is told of its delivery."""
 
     delivery_id: Annotated[str, Field(description="The sender's id of it, or one that it was given here.")]
-    verdict: Verdict
+    verdict: DeliveryVerdict
     reason: Annotated[str, Field(description="Why it is ignored, a duplicate, or not queued whole.")]
 
 
@@ -68,7 +68,7 @@ def hook_router(services: Services, *, fetcher: Fetcher | None = None, clock: Cl
         HookDeliveries(services.client, settings),
         settings,
         round_trips=services.round_trips,
-        fetches=Fetches(fetcher or AwsFetcher()),
+        fetches=DeliveryFetches(fetcher or AwsFetcher()),
         clock=clock,
     )
     router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=PlainRoute)
@@ -124,7 +124,7 @@ def _headers(request: Request) -> dict[str, str]:
 
 
 def _answer(heard: Heard) -> Response:
-    status = HTTPStatus.ACCEPTED if heard.verdict is Verdict.QUEUED else HTTPStatus.OK
+    status = HTTPStatus.ACCEPTED if heard.verdict is DeliveryVerdict.QUEUED else HTTPStatus.OK
     text = json.dumps({"delivery_id": heard.delivery_id, "verdict": heard.verdict, "reason": heard.reason})
     return Response(text, status.value, media_type="application/json")
 

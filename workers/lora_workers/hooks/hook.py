@@ -24,7 +24,7 @@ _LONGEST_LABEL = 256
 
 
 @dataclass(frozen=True)
-class Said:
+class Statement:
     """One thing that a delivery says.
 
     Attributes:
@@ -94,7 +94,7 @@ class Rule(BaseModel):
                 raise ValueError(f"{unknown[0]} in {template!r} is no placeholder of this kind; there are {known}")
         return self
 
-    def event(self, said: Said, *, namespace: str, quiet_s: float) -> HookEvent:
+    def event(self, said: Statement, *, namespace: str, quiet_s: float) -> HookEvent:
         """The event that this rule makes of what was said.
 
         Raises:

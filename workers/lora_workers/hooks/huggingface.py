@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from lora_registry.hook_events import HookEvent
 from lora_registry.namespaces import CredentialName
-from lora_workers.hooks.hook import Hook, Reading, Rule, Said, gather, known_shape
+from lora_workers.hooks.hook import Hook, Reading, Rule, Statement, gather, known_shape
 from lora_workers.hooks.proofs import Proof, check_secret
 from lora_workers.hooks.refusals import Ignored
 from lora_workers.hooks.request import HookRequest
@@ -123,7 +123,7 @@ class HubHook(Hook):
             "in_subfolder": f"/{rule.subfolder}" if rule.subfolder else "",
         }
         try:
-            return rule.event(Said(names, moved.newSha, thing=repo), namespace=self.namespace, quiet_s=quiet_s)
+            return rule.event(Statement(names, moved.newSha, thing=repo), namespace=self.namespace, quiet_s=quiet_s)
         except Ignored as error:
             return error.message
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from lora_registry.hook_events import HookEvent
-from lora_workers.hooks.hook import Hook, Reading, Rule, Said, known_shape
+from lora_workers.hooks.hook import Hook, Reading, Rule, Statement, known_shape
 from lora_workers.hooks.proofs import Proof, check_fresh, check_signature, parse_timestamp, versioned_signatures
 from lora_workers.hooks.refusals import Ignored
 from lora_workers.hooks.request import HookRequest
@@ -127,7 +127,7 @@ class MlflowHook(Hook):
         return rule
 
     def _make(self, rule: MlflowRule, names: dict[str, str], quiet_s: float) -> HookEvent:
-        said = Said(names, f"{names['model']}/{names['version']} {names['place']}")
+        said = Statement(names, f"{names['model']}/{names['version']} {names['place']}")
         return rule.event(said, namespace=self.namespace, quiet_s=quiet_s)
 
 

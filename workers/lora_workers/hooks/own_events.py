@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from lora_registry.hook_events import HookEvent
-from lora_workers.hooks.hook import Rule, Said, known_shape
+from lora_workers.hooks.hook import Rule, Statement, known_shape
 from lora_workers.hooks.refusals import Ignored
 from lora_workers.hooks.templates import Glob, matches
 
@@ -93,7 +93,7 @@ def own_event(
         "version": event.version,
         "sender": sender,
     }
-    return rule.event(Said(names, content, labels=event.labels), namespace=namespace, quiet_s=quiet_s)
+    return rule.event(Statement(names, content, labels=event.labels), namespace=namespace, quiet_s=quiet_s)
 
 
 def _fits(rule: OwnRule, name: str, type_: str, sender: str) -> bool:

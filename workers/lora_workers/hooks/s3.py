@@ -17,7 +17,7 @@ from lora_registry.hook_events import HookEvent
 from lora_registry.namespaces import CredentialName
 from lora_registry.ready_marker import MARKER_FILE
 from lora_workers.hooks import sns
-from lora_workers.hooks.hook import Hook, Reading, Rule, Said, gather
+from lora_workers.hooks.hook import Hook, Reading, Rule, Statement, gather
 from lora_workers.hooks.proofs import Proof, check_bearer, check_secret
 from lora_workers.hooks.refusals import Ignored, Refused
 from lora_workers.hooks.request import HookRequest
@@ -121,7 +121,7 @@ class S3Hook(Hook):
         # The marker holds the digests of what it stands for. Whatever else asks says nothing of the other files.
         content = f"etag:{change.etag}" if rule.marker == MARKER_FILE and change.etag else change.content
         try:
-            return rule.event(Said(names, content, change.order), namespace=self.namespace, quiet_s=quiet_s)
+            return rule.event(Statement(names, content, change.order), namespace=self.namespace, quiet_s=quiet_s)
         except Ignored as error:
             return error.message
 

@@ -15,7 +15,7 @@ from lora_registry.hook_events import PendingEvents
 from lora_registry.settings import Settings
 from lora_workers import installation
 from lora_workers.cli.app import app
-from lora_workers.gateway import fetches
+from lora_workers.gateway import delivery_fetches
 from tests.helpers import hooks
 from tests.helpers.hooks import NOW_S, SECRET, SECRETS, Gateway, Sent, write_hooks
 from tests.helpers.registry import Registry
@@ -248,7 +248,7 @@ def test_a_certificate_that_is_slow_delays_no_other_delivery(gateway: Gateway, r
 
 def test_those_that_wait_for_a_certificate_are_bounded(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the sender is told to come again, and nothing is fetched for it."""
-    monkeypatch.setattr(fetches, "_MOST", 2)
+    monkeypatch.setattr(delivery_fetches, "_MOST", 2)
     gateway.aws.may_answer.clear()
     with ThreadPoolExecutor(2) as senders:
         slow = [senders.submit(gateway.post, hooks.sns("{}", MessageId=str(number))) for number in range(2)]

@@ -286,8 +286,13 @@ class Lifecycle:
             raise Conflict(f"{adapter}@{alias} points at {answer[1]}, not at {expect}", current_version=int(answer[1]))
         return int(answer[1])
 
-    def direct(self, record: VersionRecord, nodes: Iterable[str], *, for_s: float) -> float:
+    def direct(self, record: VersionRecord, nodes: Iterable[str], *, token: str, for_s: float) -> float:
         """Tell nodes to hold a version for a while although no alias they follow points at it; no nodes: it is over.
+
+        Args:
+            record: the version. nodes: ids of the nodes.
+            token: whose direction it is: nobody else's ends it, and while it lasts nobody else has one of the version.
+            for_s: for how long.
 
         Returns:
             When that was, by the server's clock, in seconds since 1970-01-01.
@@ -295,7 +300,7 @@ class Lifecycle:
         Raises:
             Rejected: that is no time, or longer than a week.
             NotFound: the version was retired.
-            Conflict: other nodes are told to hold it at this time.
+            Conflict: nodes are told to hold it at this time, by somebody else.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -308,13 +313,13 @@ class Lifecycle:
         answer = self._call(
             "direct",
             keys=[self._keys.versions(base), self._keys.directed(base)],
-            args=[*self._named(base, adapter), record.version, for_s, self._settings.log_length, *nodes],
+            args=[*self._named(base, adapter), record.version, token, for_s, self._settings.log_length, *nodes],
         )
         if answer[0] == "unknown":
             raise NotFound(f"{record.served_name} was retired")
         if answer[0] == "taken":
             raise Conflict(
-                f"{record.served_name} is being tried on {answer[1][:200]}",
+                f"{record.served_name} is being tried on {answer[1][:200]}, for {answer[2]} s more at the longest",
                 remedy="Wait until that promotion has ended, and promote it again.",
             )
         return float(answer[1]) / 1e6

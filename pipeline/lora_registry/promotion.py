@@ -86,7 +86,7 @@ class Promotions:
 
         Raises:
             NotFound: there is no such version.
-            Conflict: somebody else moved the alias meanwhile, or another promotion tries the version on other nodes.
+            Conflict: somebody else moved the alias meanwhile, or another promotion tries the version.
             NotServed: there are too few nodes to choose canaries from.
             PromotionAborted: a node failed, or it took too long; the alias is where it was.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
@@ -100,7 +100,7 @@ class Promotions:
             return Promoted(record, before)
         chosen = self._choose(record, alias, canaries)
         token = secrets.token_hex(8)
-        with self._directed(record, chosen, timeout_s=timeout_s) as since_s:
+        with self._directed(record, chosen, token, timeout_s=timeout_s) as since_s:
             try:
                 need = Need(None, frozenset(chosen), failures_since_s=since_s)
                 self._rollouts.wait(record, need, timeout_s=timeout_s)
@@ -142,7 +142,7 @@ class Promotions:
         except NotServed as error:
             why = error.message
         done = self._move_back(record, opened, by) if why else self._keep(opened)
-        self._lifecycle.direct(record, (), for_s=0)
+        self._lifecycle.direct(record, (), token=opened.token, for_s=0)
         return f"{opened.adapter}@{opened.alias} {done}" + (f": {why}" if why else "")
 
     def _wait_for_all(self, record: VersionRecord, opened: OpenPromotion, *, timeout_s: float) -> list[Standing]:
@@ -186,7 +186,9 @@ class Promotions:
         return tuple(able[:canaries])
 
     @contextmanager
-    def _directed(self, record: VersionRecord, nodes: Collection[str], *, timeout_s: float) -> Iterator[float]:
+    def _directed(
+        self, record: VersionRecord, nodes: Collection[str], token: str, *, timeout_s: float
+    ) -> Iterator[float]:
         """Have nodes hold the version meanwhile; the value is since when."""
         known = {node.info.node_id for node in self._rollouts.nodes.nodes(record.base_model) if node.alive}
         if unknown := sorted(set(nodes) - known):
@@ -194,11 +196,11 @@ class Promotions:
                 f"{', '.join(unknown)[:200]}: no node of {record.base_model} of that name lives",
                 remedy="List them with `lora-registry nodes`.",
             )
-        since_s = self._lifecycle.direct(record, nodes, for_s=timeout_s + _SPARE_S)
+        since_s = self._lifecycle.direct(record, nodes, token=token, for_s=timeout_s + _SPARE_S)
         try:
             yield since_s
         finally:
-            self._lifecycle.direct(record, (), for_s=0)
+            self._lifecycle.direct(record, (), token=token, for_s=0)
 
     def _move(
         self, record: VersionRecord, alias: str, before: int | None, by: str, opens: Opening | None = None

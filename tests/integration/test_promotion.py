@@ -172,6 +172,24 @@ def test_alias_that_somebody_moved_meanwhile_is_left_to_them(
     assert registry.view().directed == {}
 
 
+def test_two_promotions_of_a_version_do_not_end_each_others_direction(registry: Registry) -> None:
+    """While one tries it another is refused, though on the same node for another alias; the first goes on."""
+    promotions = two_versions(registry)
+    directions: list[object] = []
+
+    def promote_again(node_id: str, served_name: str) -> None:
+        if served_name == "support-bot.v2" and not directions:
+            with pytest.raises(Conflict, match="being tried on a"):
+                client_of(registry).promotions().promote(BOT, 2, "beta", canaries=("a",), timeout_s=30)
+            directions.append(registry.view().directed["default.support-bot.v2"].nodes)
+
+    with fleet(registry, "a", fault=promote_again):
+        promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=30)
+    assert directions == [("a",)]
+    assert registry.version(alias="stable").version == 2
+    assert registry.view().directed == {}
+
+
 @pytest.mark.parametrize("canaries", [("nobody",), ("of-another-base",)])
 def test_canary_that_is_not_there_is_refused_before_anything_is_told(
     registry: Registry, canaries: tuple[str, ...]
@@ -189,11 +207,11 @@ def test_direction_of_a_promoter_that_died_ends_by_itself(registry: Registry) ->
     """Its time is over for nodes, and the next direction of the base model clears it away for all."""
     two_versions(registry)
     record = registry.catalog.versions(BOT)[1]
-    registry.lifecycle.direct(record, ["a", "b"], for_s=0)
+    registry.lifecycle.direct(record, ["a", "b"], token="t", for_s=0)
     (direction,) = registry.view().directed.values()
     assert direction.nodes == ("a", "b")
     wait_until(lambda: not direction.holds("a", now_s=time.time()), what="the end of its time")
-    registry.lifecycle.direct(registry.catalog.versions(BOT)[0], ["a"], for_s=60)
+    registry.lifecycle.direct(registry.catalog.versions(BOT)[0], ["a"], token="t", for_s=60)
     assert set(registry.view().directed) == {"default.support-bot.v1"}
 
 
@@ -247,7 +265,7 @@ def test_promotion_without_its_promoter_goes_back_for_the_same_reasons(
 ) -> None:
     """A node that failed, the end of the time, or nobody who wants it: back, and the history says who did it."""
     move_and_die(registry, length_s=0.0 if reason == "it takes too long" else 60.0)
-    registry.lifecycle.direct(registry.version(alias="stable"), ["node-1"], for_s=60)
+    registry.lifecycle.direct(registry.version(alias="stable"), ["node-1"], token="token-2", for_s=60)
     if reason == "a node fails":
         registry.nodes.ack("node-1", "support-bot.v2", NodeState.FAILED, code="NODE_FULL", reason="no space left")
     if reason == "no node is there any more":
@@ -259,6 +277,14 @@ def test_promotion_without_its_promoter_goes_back_for_the_same_reasons(
     assert lost(registry) == []
     assert registry.view().directed == {}
     assert promotions.settle(by="worker w") == []
+
+
+def test_deciding_a_promotion_leaves_the_direction_of_another(registry: Registry, promotions: Promotions) -> None:
+    """A second promotion of the version tries it by now, for another alias: its canaries go on holding it."""
+    move_and_die(registry, length_s=0.0)
+    registry.lifecycle.direct(registry.version(alias="stable"), ["node-1"], token="of-another", for_s=60)
+    assert len(promotions.settle(by="worker w")) == 1
+    assert registry.view().directed["default.support-bot.v2"].nodes == ("node-1",)
 
 
 def test_failures_from_before_the_promotion_do_not_bring_the_alias_back(

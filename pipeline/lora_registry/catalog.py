@@ -294,7 +294,7 @@ class Catalog:
             by: who moves it, for its history.
             how: what it is moved by, for its history.
             opens: the promotion that this move opens.
-            takes_back: token of the open promotion that this move takes back.
+            takes_back: token of the open promotion that this move takes back; the mode is what it was then, too.
 
         Returns:
             The version it points at now.

@@ -93,8 +93,7 @@ class Promotions:
             RedisUnavailable: the server is out of reach.
         """
         record = self._catalog.version(Reference(adapter, version=version))
-        target = self._lifecycle.target(adapter, alias)
-        before = target.version if target else None
+        before = self._version_of(adapter, alias)
         if not canaries:
             self._move(record, alias, before, by)
             return Promoted(record, before)
@@ -157,8 +156,7 @@ class Promotions:
             done = self._move_back(record, opened, opened.by)
             raise PromotionAborted(f"{error.message}; {opened.adapter}@{opened.alias} {done}") from error
         self._keep(opened)
-        target = self._lifecycle.target(opened.adapter, opened.alias)
-        if target is None or target.version != record.version:
+        if self._version_of(opened.adapter, opened.alias) != record.version:
             raise PromotionAborted(f"{opened.adapter}@{opened.alias} was moved by somebody else meanwhile")
         return standings
 
@@ -209,11 +207,11 @@ class Promotions:
         self._catalog.move_alias(record.adapter, alias, record.version, expect=before or 0, by=by, how=how, opens=opens)
 
     def _move_back(self, record: VersionRecord, opened: OpenPromotion, by: str) -> str:
-        """Undo the move, unless somebody moved the alias or decided the promotion since; returns what was done."""
+        """Undo the move, unless somebody moved the alias or decided the promotion since; returns what was done.
+
+        One that followed follows again: it is not moved by that, so not to what failed, but by the next publication.
+        """
         adapter, alias, before = opened.adapter, opened.alias, opened.before
-        if before == record.version:
-            self._open.end(adapter, alias, opened.token)
-            return f"points at {record.served_name}, as it did before"
         how = {"expect": record.version, "by": by, "how": MovedBy.ROLLBACK, "takes_back": opened.token}
         try:
             if before is None:
@@ -224,4 +222,10 @@ class Promotions:
         except (Conflict, NotFound, Rejected) as error:
             if self._open.end(adapter, alias, opened.token):
                 return f"stays, because {error.message}"
+            if before == record.version == self._version_of(adapter, alias):
+                return f"points at {record.served_name}, as it did before"
             return "was moved by somebody else meanwhile"
+
+    def _version_of(self, adapter: AdapterName, alias: str) -> int | None:
+        target = self._lifecycle.target(adapter, alias)
+        return target.version if target else None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from lora_registry.catalog import Opening
-from lora_registry.catalog_records import MovedBy
+from lora_registry.catalog_records import AliasMode, MovedBy
 from lora_registry.client import RegistrationClient
 from lora_registry.errors import Conflict, NotServed, PromotionAborted, Rejected
 from lora_registry.names import AdapterName
@@ -150,6 +150,52 @@ def test_new_alias_is_removed_again_when_its_promotion_fails(registry: Registry)
     with fleet(registry, "a", "b", fault=fail), pytest.raises(PromotionAborted, match="removed again"):
         promotions.promote(BOT, 2, "beta", canaries=("a",), timeout_s=30)
     assert "beta" not in registry.catalog.aliases(BOT)
+
+
+def fail_on_b(node_id: str, served_name: str) -> tuple[NodeState, str] | None:
+    """What makes the node `b` refuse the second version."""
+    return (NodeState.FAILED, "no memory") if (node_id, served_name) == ("b", "support-bot.v2") else None
+
+
+@pytest.mark.parametrize("before", [1, 3])
+def test_alias_that_followed_follows_again_when_its_promotion_fails(registry: Registry, before: int) -> None:
+    """It is what it was, version and mode: the next publication moves it, and nothing moves it to what failed."""
+    for content in ("one", "two", "three")[:before]:
+        registry.register(content=content)
+    if before == 1:
+        registry.register(content="two", follow="manual")
+    promotions = client_of(registry).promotions()
+    was = registry.catalog.aliases(BOT)[BOT.name]
+    assert (was.version, was.mode) == (before, AliasMode.FOLLOW)
+    with fleet(registry, "a", "b", fault=fail_on_b), pytest.raises(PromotionAborted, match="b failed"):
+        promotions.promote(BOT, 2, BOT.name, canaries=("a",), timeout_s=30)
+    assert registry.catalog.aliases(BOT)[BOT.name] == was
+    if before == 3:
+        registry.register(content="two")  # bytes that failed are published anew where they are not the newest
+        assert registry.version().version > before
+
+
+def test_worker_that_decides_brings_the_mode_back_too(registry: Registry) -> None:
+    """What was published while the promotion was open is not followed in its place: the next one is."""
+    registry.register(content="one")
+    registry.register(content="two", follow="manual")
+    registry.client.hdel(registry.keys.adapter(BOT), "follow")
+    promotions = client_of(registry).promotions()
+    move_and_die(registry, BOT.name, length_s=0.0)
+    registry.register(content="three")
+    promotions.settle(by="worker w")
+    target = registry.catalog.aliases(BOT)[BOT.name]
+    assert (target.version, target.mode) == (1, AliasMode.FOLLOW)
+    registry.register(content="four")
+    assert registry.version().version == 4
+
+
+def test_alias_that_was_pinned_is_pinned_again(registry: Registry, promotions: Promotions) -> None:
+    """A failed promotion does not make an alias follow that did not."""
+    move_and_die(registry, BOT.name, length_s=0.0)
+    promotions.settle(by="worker w")
+    target = registry.catalog.aliases(BOT)[BOT.name]
+    assert (target.version, target.mode) == (1, AliasMode.PINNED)
 
 
 def test_alias_that_somebody_moved_meanwhile_is_left_to_them(
@@ -444,14 +490,18 @@ def test_promoter_that_was_taken_for_gone_hears_what_was_decided(
             promotions.promote(BOT, 2, "beta", canaries=("a",), timeout_s=30)
 
 
-def test_promotion_to_where_the_alias_points_already_has_nothing_to_go_back_to(registry: Registry) -> None:
-    """A failure is said, and the alias is where it was; nothing is left open."""
+@pytest.mark.parametrize("version", [2, None], ids=["pinned", "follows"])
+def test_promotion_to_where_the_alias_points_already_changes_nothing_when_it_fails(
+    registry: Registry, version: int | None
+) -> None:
+    """A failure is said, and the alias is where it was, of the mode that it had; nothing is left open."""
     promotions = two_versions(registry)
-    registry.catalog.move_alias(BOT, "stable", 2)
-
+    registry.catalog.move_alias(BOT, "stable", version)
+    was = registry.catalog.aliases(BOT)["stable"]
     join(registry, "silent")
     with fleet(registry, "a") as nodes:
         wait_until(lambda: nodes["a"].held.get("support-bot.v2"), what="the canary")
-        with pytest.raises(PromotionAborted, match="as it did before"):
+        with pytest.raises(PromotionAborted, match=r"support-bot\.v2(, as it did before| again)$"):
             promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=0.3)
+    assert registry.catalog.aliases(BOT)["stable"] == was
     assert registry.client.hgetall(registry.keys.promotions) == {}

@@ -20,6 +20,14 @@ local function is_open(prefix, alias, token)
   return stored ~= false and string.match(stored, '^%d+ (%S+)') == token
 end
 
+-- How the alias stood before its last move, if it pointed at this version then: `follow` or `pinned`. The last move of one
+-- whose promotion is open is that promotion's.
+local function mode_before(prefix, alias, version)
+  local stored = redis.call('LRANGE', prefix .. ':catalog:moves:' .. alias, 1, 1)[1]
+  local move = stored and cjson.decode(stored)
+  return move and move.to == tonumber(version) and move.mode or 'pinned'
+end
+
 -- The open promotions whose promoter has shown no sign of life: alias, stored, alias, stored, …
 local function lost_promotions(prefix, now)
   local lost, stored = {}, redis.call('HGETALL', prefix .. ':ledger:promotions')

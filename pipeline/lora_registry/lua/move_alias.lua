@@ -1,5 +1,5 @@
 -- Move an alias by hand: compare-and-swap, and pin it; or let the adapter's own alias follow its head again. The move may
--- open a promotion, which somebody has to decide, or take back the one that is open.
+-- open a promotion, which somebody has to decide, or take back the one that is open: then it has the mode again that it had.
 -- requires: clock, admitted, announce, moves
 -- KEYS  1 adapter  2 aliases of the base (not its versions: who moves aliases may only read them)
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 alias  6 version, '' to follow the head again
@@ -26,6 +26,9 @@ if ARGV[11] == 'back' and not was_open or ARGV[7] ~= '' and ARGV[7] ~= (current 
 end
 
 local version, mode = ARGV[6], 'pinned'
+if ARGV[11] == 'back' then
+  mode = mode_before(ARGV[1], field, version)
+end
 if version == '' then
   version, mode = redis.call('HGET', KEYS[1], 'head_version') or '', 'follow'
   redis.call('HDEL', KEYS[1], 'follow')

@@ -62,18 +62,22 @@ class _Labels(BaseModel):
 def version_before(history: Sequence[AliasMove]) -> int | None:
     """The version that a rollback goes to: where the alias pointed before its last move that was not rolled back.
 
+    What was rolled back, by people or by a promotion that failed, is gone for good, also where the history is too short
+    to have the move that it undid.
+
     Args:
         history: moves of the alias, newest first.
     """
-    earlier: list[int] = []
+    earlier: list[int | None] = []
     for move in reversed(history):
-        if move.before is None or move.before == move.after:
+        if move.before == move.after:
             continue
-        if move.how is MovedBy.ROLLBACK and earlier and earlier[-1] == move.after:
-            earlier.pop()
+        if move.how is MovedBy.ROLLBACK:
+            while earlier and earlier.pop() != move.after:
+                pass
         else:
             earlier.append(move.before)
-    return earlier[-1] if earlier else None
+    return next((version for version in reversed(earlier) if version is not None), None)
 
 
 class Lifecycle:

@@ -11,7 +11,7 @@ import pytest
 from lora_registry.catalog import Opening
 from lora_registry.catalog_records import AliasMode, MovedBy
 from lora_registry.client import RegistrationClient
-from lora_registry.errors import Conflict, NotServed, PromotionAborted, Rejected
+from lora_registry.errors import Conflict, NotFound, NotServed, PromotionAborted, Rejected
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.open_promotions import OpenPromotion, OpenPromotions
@@ -42,6 +42,11 @@ def two_versions(registry: Registry) -> Promotions:
     for alias in ("stable", BOT.name):
         registry.catalog.move_alias(BOT, alias, 1)
     return client_of(registry).promotions()
+
+
+def fail_on_b(node_id: str, served_name: str) -> tuple[NodeState, str] | None:
+    """What makes the node `b` refuse the second version."""
+    return (NodeState.FAILED, "no memory") if (node_id, served_name) == ("b", "support-bot.v2") else None
 
 
 def test_promotion_without_a_gate_moves_the_alias(registry: Registry) -> None:
@@ -122,11 +127,7 @@ def test_silent_canary_aborts_in_time(registry: Registry) -> None:
 def test_node_that_fails_after_the_canaries_brings_the_alias_back(registry: Registry) -> None:
     """The gate was passed, another node fails: the alias points where it did before, for all."""
     promotions = two_versions(registry)
-
-    def fail(node_id: str, served_name: str) -> tuple[NodeState, str] | None:
-        return (NodeState.FAILED, "no memory") if (node_id, served_name) == ("b", "support-bot.v2") else None
-
-    with fleet(registry, "a", "b", fault=fail) as nodes:
+    with fleet(registry, "a", "b", fault=fail_on_b) as nodes:
         with pytest.raises(PromotionAborted, match=r"b failed: TEST_FAULT no memory.*support-bot\.v1 again"):
             promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=30)
         wait_until(
@@ -143,18 +144,12 @@ def test_node_that_fails_after_the_canaries_brings_the_alias_back(registry: Regi
 def test_new_alias_is_removed_again_when_its_promotion_fails(registry: Registry) -> None:
     """There is nothing to go back to: the alias is as unknown as before."""
     promotions = two_versions(registry)
-
-    def fail(node_id: str, served_name: str) -> tuple[NodeState, str] | None:
-        return (NodeState.FAILED, "no memory") if (node_id, served_name) == ("b", "support-bot.v2") else None
-
-    with fleet(registry, "a", "b", fault=fail), pytest.raises(PromotionAborted, match="removed again"):
+    with fleet(registry, "a", "b", fault=fail_on_b), pytest.raises(PromotionAborted, match="removed again"):
         promotions.promote(BOT, 2, "beta", canaries=("a",), timeout_s=30)
     assert "beta" not in registry.catalog.aliases(BOT)
-
-
-def fail_on_b(node_id: str, served_name: str) -> tuple[NodeState, str] | None:
-    """What makes the node `b` refuse the second version."""
-    return (NodeState.FAILED, "no memory") if (node_id, served_name) == ("b", "support-bot.v2") else None
+    registry.catalog.move_alias(BOT, "beta", 1)
+    with pytest.raises(NotFound, match="never pointed at an earlier version"):
+        registry.lifecycle.rollback(BOT, "beta")
 
 
 @pytest.mark.parametrize("before", [1, 3])

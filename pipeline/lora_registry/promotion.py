@@ -21,7 +21,16 @@ from dataclasses import dataclass
 from lora_registry.catalog import Catalog, Opening
 from lora_registry.catalog_records import MovedBy, VersionRecord
 from lora_registry.engine_profiles import Ruling
-from lora_registry.errors import Conflict, NotFound, NotServed, PromotionAborted, Rejected, WaitTimeout
+from lora_registry.errors import (
+    Conflict,
+    NotFound,
+    NotServed,
+    PromotionAborted,
+    RedisUnavailable,
+    RegistryError,
+    Rejected,
+    WaitTimeout,
+)
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName, Reference
 from lora_registry.node_verdicts import verdict_for_node
@@ -88,7 +97,7 @@ class Promotions:
             NotFound: there is no such version.
             Conflict: somebody else moved the alias meanwhile, or another promotion tries the version.
             NotServed: there are too few nodes to choose canaries from.
-            PromotionAborted: a node failed, or it took too long; the alias is where it was.
+            PromotionAborted: a node failed, it took too long, or the version was retired; the alias is where it was.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -103,9 +112,9 @@ class Promotions:
             try:
                 need = Need(None, frozenset(chosen), failures_since_s=since_s)
                 self._rollouts.wait(record, need, timeout_s=timeout_s)
-            except (NotServed, WaitTimeout) as error:
-                raise PromotionAborted(f"{error.message}; {adapter}@{alias} was not moved") from error
-            self._move(record, alias, before, by, Opening(token, self._open.lease_s, timeout_s, since_s))
+                self._move(record, alias, before, by, Opening(token, self._open.lease_s, timeout_s, since_s))
+            except (NotServed, WaitTimeout, NotFound) as error:
+                raise PromotionAborted(f"{self._why(record, error)}; {adapter}@{alias} was not moved") from error
         opened = OpenPromotion(adapter, alias, token, version, before, since_s, _OWN_DEADLINE_S, by)
         return Promoted(record, before, chosen, tuple(self._wait_for_all(record, opened, timeout_s=timeout_s)))
 
@@ -154,11 +163,22 @@ class Promotions:
             )
         except (NotServed, WaitTimeout) as error:
             done = self._move_back(record, opened, opened.by)
-            raise PromotionAborted(f"{error.message}; {opened.adapter}@{opened.alias} {done}") from error
+            why = self._why(record, error)
+            raise PromotionAborted(f"{why}; {opened.adapter}@{opened.alias} {done}") from error
         self._keep(opened)
-        if self._version_of(opened.adapter, opened.alias) != record.version:
-            raise PromotionAborted(f"{opened.adapter}@{opened.alias} was moved by somebody else meanwhile")
+        now = self._version_of(opened.adapter, opened.alias)
+        if now != record.version:
+            raise PromotionAborted(f"{opened.adapter}@{opened.alias} {_by_somebody_else(now)}")
         return standings
+
+    def _why(self, record: VersionRecord, error: RegistryError) -> str:
+        """What nodes lack, in words; of a version that was retired they hold nothing, and say nothing of the reason."""
+        with suppress(RedisUnavailable):
+            try:
+                self._catalog.version(Reference(record.adapter, version=record.version))
+            except NotFound:
+                return f"{record.served_name} was retired meanwhile"
+        return error.message
 
     def _keep(self, opened: OpenPromotion) -> str:
         self._open.end(opened.adapter, opened.alias, opened.token)
@@ -222,10 +242,16 @@ class Promotions:
         except (Conflict, NotFound, Rejected) as error:
             if self._open.end(adapter, alias, opened.token):
                 return f"stays, because {error.message}"
-            if before == record.version == self._version_of(adapter, alias):
+            now = self._version_of(adapter, alias)
+            if before == record.version == now:
                 return f"points at {record.served_name}, as it did before"
-            return "was moved by somebody else meanwhile"
+            return _by_somebody_else(now)
 
     def _version_of(self, adapter: AdapterName, alias: str) -> int | None:
         target = self._lifecycle.target(adapter, alias)
         return target.version if target else None
+
+
+def _by_somebody_else(now: int | None) -> str:
+    """What others did to an alias, by the version that it points at now."""
+    return f"was {'moved' if now else 'removed'} by somebody else meanwhile"

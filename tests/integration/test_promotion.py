@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -229,6 +230,62 @@ def test_two_promotions_of_a_version_do_not_end_each_others_direction(registry: 
     assert directions == [("a",)]
     assert registry.version(alias="stable").version == 2
     assert registry.view().directed == {}
+
+
+@pytest.mark.parametrize("what", ["version", "adapter"])
+def test_version_that_is_retired_while_canaries_try_it_aborts_and_that_is_said(registry: Registry, what: str) -> None:
+    """At once, although a canary that is still loading says nothing, and not as a want of nodes."""
+    promotions, done = two_versions(registry), threading.Event()
+
+    def retire_and_hang(node_id: str, served_name: str) -> None:
+        if served_name == "support-bot.v2":
+            if what == "version":
+                registry.lifecycle.retire_version(BOT, 2)
+            else:
+                registry.lifecycle.retire_adapter(BOT)
+            assert done.wait(30)
+
+    with fleet(registry, "a", fault=retire_and_hang):
+        try:
+            with pytest.raises(PromotionAborted, match=r"^support-bot\.v2 was retired meanwhile; support-bot@stable"):
+                promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=3600)
+        finally:
+            done.set()
+
+
+def test_version_that_is_retired_just_before_the_move_aborts(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canaries serve it, and there is nothing to move the alias to any more."""
+    promotions = two_versions(registry)
+    move = promotions._move
+
+    def move_too_late(*args: Any) -> None:
+        registry.lifecycle.retire_version(BOT, 2)
+        move(*args)
+
+    monkeypatch.setattr(promotions, "_move", move_too_late)
+    with fleet(registry, "a"), pytest.raises(PromotionAborted, match=r"v2 was retired meanwhile; .* was not moved"):
+        promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=30)
+    assert registry.version(alias="stable").version == 1
+
+
+def test_adapter_that_is_retired_after_the_move_aborts_and_that_is_said(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its aliases; the promotion has nothing to take back."""
+    promotions = two_versions(registry)
+    wait = promotions._rollouts.wait
+
+    def be_overtaken_and_wait(*args: Any, **options: Any) -> object:
+        if "meanwhile" in options:
+            registry.lifecycle.retire_adapter(BOT)
+        return wait(*args, **options)
+
+    monkeypatch.setattr(promotions._rollouts, "wait", be_overtaken_and_wait)
+    with fleet(registry, "a"), pytest.raises(PromotionAborted, match=r"^support-bot\.v2 was retired meanwhile"):
+        promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=30)
+    assert registry.client.hgetall(registry.keys.promotions) == {}
 
 
 @pytest.mark.parametrize("canaries", [("nobody",), ("of-another-base",)])

@@ -34,6 +34,7 @@ from lora_registry.errors import (
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName, Reference
 from lora_registry.node_verdicts import verdict_for_node
+from lora_registry.nodes import NodeState
 from lora_registry.open_promotions import OpenPromotion, OpenPromotions
 from lora_registry.rollout import Need, Rollouts, Standing, follows
 
@@ -185,7 +186,10 @@ class Promotions:
         return f"stays at {opened.adapter.served_name(opened.version)}, which all nodes serve"
 
     def _choose(self, record: VersionRecord, alias: str, canaries: Collection[str] | int) -> tuple[str, ...]:
-        """Those named, or as many as were asked for of eager nodes that follow the alias and can serve the version."""
+        """Those named, or as many as were asked for of eager nodes that follow the alias and can serve the version.
+
+        What one says of the version goes before what its profile promises: one that failed or skips it is not chosen.
+        """
         if not isinstance(canaries, int):
             return tuple(sorted(set(canaries)))
         able = [
@@ -196,12 +200,18 @@ class Promotions:
             and verdict_for_node(record, node.info).verdict is Ruling.ACCEPT
             and follows(node, record, [alias])
         ]
-        if len(able) < canaries:
+        acks = self._rollouts.nodes.acks(record.served_name)
+        stopped = {ack.node_id for ack in acks if ack.state in (NodeState.FAILED, NodeState.SKIPPED)}
+        chosen = [node_id for node_id in able if node_id not in stopped][:canaries]
+        if len(chosen) < canaries:
+            more = len(stopped.intersection(able))
+            said = f"; {more} more say that they failed or skip it" if more else ""
             raise NotServed(
-                f"{len(able)} eager nodes live that follow {record.adapter}@{alias} and can serve "
-                f"{record.served_name}, not {canaries}"
+                f"{len(chosen)} eager nodes live that follow {record.adapter}@{alias} and can serve "
+                f"{record.served_name}, not {canaries}{said}",
+                remedy="See what nodes say with `lora-registry rollout NAME`. Name a node to try it there again.",
             )
-        return tuple(able[:canaries])
+        return tuple(chosen)
 
     @contextmanager
     def _directed(

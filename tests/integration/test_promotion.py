@@ -96,6 +96,37 @@ def test_canaries_are_chosen_among_nodes_that_can_serve_it(registry: Registry) -
         assert promotions.promote(BOT, 2, "stable", canaries=1, timeout_s=30).canaries == ("c-able",)
 
 
+def test_canaries_by_number_follow_the_alias(registry: Registry) -> None:
+    """A node that never hears of the alias proves nothing of those that do, though it comes first by name."""
+    promotions, record = two_versions(registry), registry.catalog.versions(BOT)[1]
+    for node_id, select in (("a", "namespace=another-team"), ("b", "alias=beta"), ("c", "alias=stable"), ("d", "")):
+        join(registry, node_id, select=select)
+    assert promotions._choose(record, "stable", 2) == ("c", "d")
+    assert promotions._choose(record, "beta", 2) == ("b", "d")
+    with pytest.raises(NotServed, match="2 eager nodes"):
+        promotions._choose(record, "stable", 3)
+
+
+def test_canaries_by_number_are_none_of_those_that_said_they_cannot(registry: Registry) -> None:
+    """A node that failed with the version or skips it would end the promotion, or hold it up: others are taken."""
+    promotions, record = two_versions(registry), registry.catalog.versions(BOT)[1]
+    for node_id in ("a-failed", "b-skips", "c-retired", "d-silent", "e-serves"):
+        join(registry, node_id)
+    registry.nodes.ack("a-failed", "support-bot.v2", NodeState.FAILED, code="NODE_FULL", reason="no space left")
+    registry.nodes.ack("a-failed", "support-bot.v1", NodeState.SEEN)
+    registry.nodes.ack("b-skips", "support-bot.v2", NodeState.SKIPPED, code="NODE_RANK", reason="rank 64")
+    registry.nodes.ack("c-retired", "support-bot.v2", NodeState.RETIRED)
+    registry.nodes.ack("d-silent", "support-bot.v1", NodeState.FAILED, code="NODE_FULL", reason="no space left")
+    serve(registry.nodes, "e-serves", "support-bot.v2")
+    assert promotions._choose(record, "stable", 3) == ("c-retired", "d-silent", "e-serves")
+    with pytest.raises(
+        NotServed, match=r"^3 eager nodes .*, not 4; 2 more say that they failed or skip it$"
+    ) as refused:
+        promotions._choose(record, "stable", 4)
+    assert "Name a node" in refused.value.remedy
+    assert promotions._choose(record, "stable", ["a-failed"]) == ("a-failed",)
+
+
 def test_failed_canary_aborts_and_nobody_else_hears_of_it(registry: Registry) -> None:
     """The alias is not moved, the direction ends, the canary gives the version up, the reason is the node's."""
     promotions = two_versions(registry)

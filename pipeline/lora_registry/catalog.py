@@ -301,7 +301,7 @@ class Catalog:
 
         Raises:
             NotFound: the adapter, or that version of it, is not published.
-            Conflict: the alias does not point at what was expected, or the promotion is no longer open.
+            Conflict: the alias does not point at what was expected, the promotion is no longer open, or another one is.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -328,6 +328,11 @@ class Catalog:
             raise ServerNotAdmitted
         if answer[0] == "unknown":
             raise self._missing(adapter, base, version)
+        if answer[0] == "promoted":
+            raise Conflict(
+                f"{adapter}@{alias} is being promoted to {adapter.served_name(int(answer[1]))} by {answer[2]}",
+                remedy="Wait until that is decided, or decide it yourself with `alias set`.",
+            )
         if answer[0] == "conflict":
             message = f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect or 'nothing'}"
             raise Conflict(message, current_version=int(answer[1] or 0))

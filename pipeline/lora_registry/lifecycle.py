@@ -261,13 +261,13 @@ class Lifecycle:
             The version it pointed at.
 
         Raises:
-            Rejected: it is the adapter's own: that one goes with the adapter.
+            Rejected: it is the adapter's own: that one goes with the adapter, or with the promotion that made it.
             NotFound: there is no such alias.
             Conflict: it does not point at what was expected, or the promotion is no longer open.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
-        if alias == adapter.name:
+        if alias == adapter.name and not takes_back:
             raise Rejected(f"{alias!r} is the adapter's own alias", remedy="Retire the adapter, or move the alias.")
         base = self._base_of(adapter)
         answer = self._call(

@@ -29,6 +29,7 @@ from lora_registry.errors import (
     RedisUnavailable,
     RegistryError,
     Rejected,
+    ServerNotAdmitted,
     WaitTimeout,
 )
 from lora_registry.lifecycle import Lifecycle
@@ -96,7 +97,7 @@ class Promotions:
 
         Raises:
             NotFound: there is no such version.
-            Conflict: somebody else moved the alias meanwhile, or another promotion tries the version.
+            Conflict: somebody else moved the alias meanwhile, or another promotion of the version or alias is not over.
             NotServed: there are too few nodes to choose canaries from.
             PromotionAborted: a node failed, it took too long, or the version was retired; the alias is where it was.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
@@ -163,8 +164,11 @@ class Promotions:
                 record, need, timeout_s=timeout_s, meanwhile=lambda: self._open.renew(*held)
             )
         except (NotServed, WaitTimeout) as error:
-            done = self._move_back(record, opened, opened.by)
             why = self._why(record, error)
+            try:
+                done = self._move_back(record, opened, opened.by)
+            except (RedisUnavailable, ServerNotAdmitted):
+                done = "is not back yet: workers decide what becomes of it, once Redis answers"
             raise PromotionAborted(f"{why}; {opened.adapter}@{opened.alias} {done}") from error
         self._keep(opened)
         now = self._version_of(opened.adapter, opened.alias)
@@ -224,11 +228,11 @@ class Promotions:
                 f"{', '.join(unknown)[:200]}: no node of {record.base_model} of that name lives",
                 remedy="List them with `lora-registry nodes`.",
             )
-        since_s = self._lifecycle.direct(record, nodes, token=token, for_s=timeout_s + _SPARE_S)
-        try:
-            yield since_s
+        try:  # the first answer may be lost
+            yield self._lifecycle.direct(record, nodes, token=token, for_s=timeout_s + _SPARE_S)
         finally:
-            self._lifecycle.direct(record, (), token=token, for_s=0)
+            with suppress(RedisUnavailable, ServerNotAdmitted):  # it ends at its time, then
+                self._lifecycle.direct(record, (), token=token, for_s=0)
 
     def _move(
         self, record: VersionRecord, alias: str, before: int | None, by: str, opens: Opening | None = None

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from lora_registry.catalog import Opening
-from lora_registry.catalog_records import AliasMode, MovedBy
+from lora_registry.catalog_records import AliasMode, MovedBy, VersionRecord
 from lora_registry.client import RegistrationClient
-from lora_registry.errors import Conflict, NotFound, NotServed, PromotionAborted, Rejected
+from lora_registry.errors import (
+    Conflict,
+    NotFound,
+    NotServed,
+    PromotionAborted,
+    RedisUnavailable,
+    Rejected,
+    ServerNotAdmitted,
+)
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.open_promotions import OpenPromotion, OpenPromotions
@@ -319,6 +328,103 @@ def test_adapter_that_is_retired_after_the_move_aborts_and_that_is_said(
     assert registry.client.hgetall(registry.keys.promotions) == {}
 
 
+def test_own_alias_that_a_promotion_made_is_removed_again(registry: Registry) -> None:
+    """Nobody may remove it by hand, but what failed does not stay under the adapter's own name."""
+    registry.register(content="one", follow="manual")
+    registry.register(content="two")
+    promotions = client_of(registry).promotions()
+    with fleet(registry, "a", "b", fault=fail_on_b), pytest.raises(PromotionAborted, match="removed again"):
+        promotions.promote(BOT, 2, BOT.name, canaries=("a",), timeout_s=30)
+    assert registry.catalog.aliases(BOT) == {}
+    registry.register(content="three")
+    assert registry.catalog.aliases(BOT) == {}
+
+
+def test_promotion_does_not_begin_from_one_that_nobody_decided(registry: Registry, promotions: Promotions) -> None:
+    """Going back would end at a version that was only tried; once that is decided, or by hand, the alias moves."""
+    registry.register(content="three")
+    move_and_die(registry)
+    before = moves_of(registry)
+    with fleet(registry, "a"):
+        with pytest.raises(Conflict, match=r"stable is being promoted to support-bot\.v2 by me") as refused:
+            promotions.promote(BOT, 3, "stable", canaries=("a",), timeout_s=30)
+        assert "alias set" in refused.value.remedy
+        with pytest.raises(Conflict, match=r"stable is being promoted to support-bot\.v2 by me"):
+            promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=30)
+        assert (moves_of(registry), len(lost(registry)), registry.view().directed) == (before, 1, {})
+        serve(registry.nodes, "node-1", "support-bot.v2")
+        wait_until(lambda: promotions.settle(by="worker w"), what="the decision")
+        serve(registry.nodes, "node-1", "support-bot.v3")
+        assert promotions.promote(BOT, 3, "stable", canaries=("a",), timeout_s=30).before == 2
+
+
+def lose_redis_at_the_end(promotions: Promotions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server be out of reach when the direction is to end."""
+    direct = promotions._lifecycle.direct
+
+    def direct_or_fail(record: VersionRecord, nodes: Collection[str], **options: Any) -> float:
+        if not nodes:
+            raise RedisUnavailable
+        return direct(record, nodes, **options)
+
+    monkeypatch.setattr(promotions._lifecycle, "direct", direct_or_fail)
+
+
+@pytest.mark.parametrize("canary", ["a", "b"])
+def test_direction_whose_end_cannot_be_said_ends_at_its_time(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, canary: str
+) -> None:
+    """The promotion goes on, or is aborted for what the canary said, all the same."""
+    promotions = two_versions(registry)
+    lose_redis_at_the_end(promotions, monkeypatch)
+    with fleet(registry, canary, fault=fail_on_b), ExitStack() as ends:
+        if canary == "b":
+            ends.enter_context(pytest.raises(PromotionAborted, match="b failed"))
+        assert promotions.promote(BOT, 2, "stable", canaries=(canary,), timeout_s=30).record.version == 2
+    assert registry.view().directed["default.support-bot.v2"].nodes == (canary,)
+    assert registry.client.hgetall(registry.keys.promotions) == {}
+
+
+def test_direction_whose_begin_was_not_answered_is_ended(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The promoter cannot know that nodes were told: it says that it is over, so that others can try the version."""
+    promotions = two_versions(registry)
+    direct = promotions._lifecycle.direct
+
+    def direct_and_lose_the_answer(record: VersionRecord, nodes: Collection[str], **options: Any) -> float:
+        answer = direct(record, nodes, **options)
+        if nodes:
+            raise RedisUnavailable
+        return answer
+
+    monkeypatch.setattr(promotions._lifecycle, "direct", direct_and_lose_the_answer)
+    join(registry, "a")
+    with pytest.raises(RedisUnavailable):
+        promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=30)
+    assert registry.view().directed == {}
+
+
+def test_alias_that_cannot_be_moved_back_is_left_to_workers_and_that_is_said(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis goes away when a node has failed: what the node said is not lost, and the promotion stays open."""
+    promotions = two_versions(registry)
+
+    def fail(*_: object, **__: object) -> VersionRecord:
+        raise ServerNotAdmitted
+
+    def fail_and_restart(node_id: str, served_name: str) -> tuple[NodeState, str] | None:
+        if said := fail_on_b(node_id, served_name):
+            monkeypatch.setattr(promotions._catalog, "move_alias", fail)
+        return said
+
+    with (
+        fleet(registry, "a", "b", fault=fail_and_restart),
+        pytest.raises(PromotionAborted, match=r"b failed: TEST_FAULT no memory; .*@stable is not back yet: workers"),
+    ):
+        promotions.promote(BOT, 2, "stable", canaries=("a",), timeout_s=30)
+    assert registry.client.hlen(registry.keys.promotions) == 1
+
+
 @pytest.mark.parametrize("canaries", [("nobody",), ("of-another-base",)])
 def test_canary_that_is_not_there_is_refused_before_anything_is_told(
     registry: Registry, canaries: tuple[str, ...]
@@ -448,13 +554,14 @@ def test_many_decide_a_promotion_once(registry: Registry, promotions: Promotions
 
 
 def test_whoever_moves_the_alias_ends_the_promotion(registry: Registry, promotions: Promotions) -> None:
-    """Set, rolled back, removed, set and set again, or promoted again: it is theirs since, and nobody undoes it."""
+    """Set, rolled back, removed, set and set again, or promoted: it is theirs since, and nobody undoes it."""
     registry.register(content="three")
     changes: list[Callable[[], object]] = [
         lambda: registry.catalog.move_alias(BOT, "stable", 3),
         lambda: registry.lifecycle.rollback(BOT, "stable"),
         lambda: registry.lifecycle.remove_alias(BOT, "stable"),
         lambda: (registry.catalog.move_alias(BOT, "stable", 3), registry.catalog.move_alias(BOT, "stable", 2)),
+        lambda: promotions.promote(BOT, 3, "stable"),
     ]
     for change in changes:
         registry.catalog.move_alias(BOT, "stable", 1)
@@ -465,10 +572,6 @@ def test_whoever_moves_the_alias_ends_the_promotion(registry: Registry, promotio
         before = moves_of(registry)
         assert "somebody else" in promotions._move_back(registry.catalog.versions(BOT)[1], opened, "me")
         assert moves_of(registry) == before
-    registry.catalog.move_alias(BOT, "stable", 1)
-    move_and_die(registry)
-    move_and_die(registry, version=3, before=2)
-    assert [each.version for each in lost(registry)] == [3]
 
 
 def test_new_alias_of_a_promoter_that_is_gone_is_removed_again(registry: Registry, promotions: Promotions) -> None:

@@ -20,6 +20,14 @@ local function is_open(prefix, alias, token)
   return stored ~= false and string.match(stored, '^%d+ (%S+)') == token
 end
 
+-- The version to which somebody promotes the alias, and who; nothing if no promotion is open for it.
+local function promoted_to(prefix, alias)
+  local stored = redis.call('HGET', prefix .. ':ledger:promotions', alias)
+  if stored then
+    return string.match(stored, '^%d+ %S+ (%d+) %d+ %d+ %d+ (.*)$')
+  end
+end
+
 -- How the alias stood before its last move, if it pointed at this version then: `follow` or `pinned`. The last move of one
 -- whose promotion is open is that promotion's.
 local function mode_before(prefix, alias, version)

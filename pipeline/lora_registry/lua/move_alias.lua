@@ -6,10 +6,10 @@
 --       7 version expected now: '' for any, '0' for none  8 log length  9 who  10 how
 --       11 '', 'open' or 'back'  12 token of the promotion  13 to open it: for how many us its promoter counts as alive
 --       14 after how many us it is late  15 since when failures count, in us  16 for how many s it is kept at most
--- Returns {'moved', version, previous or ''}, {'unchanged', version}, {'conflict', current or ''}, {'unknown'}
--- or {'not-admitted'}.
+-- Returns {'moved', version, previous or ''}, {'unchanged', version}, {'conflict', current or ''},
+-- {'promoted', version, who}, {'unknown'} or {'not-admitted'}.
 -- Atomic: of several movers that expect the same version, one wins; a promotion is open exactly if its move was made. Opening
--- runs twice to the same end.
+-- runs twice to the same end; where another is open it is refused, since to take it back would end at what is only tried.
 local generation = admitted(ARGV[1] .. ':server')
 if not generation then
   return {'not-admitted'}
@@ -20,6 +20,10 @@ local current, current_mode = string.match(redis.call('HGET', KEYS[2], field) or
 local was_open = ARGV[11] ~= '' and is_open(ARGV[1], field, ARGV[12])
 if ARGV[11] == 'open' and was_open then
   return {'moved', current, ''}
+end
+local tried, who = promoted_to(ARGV[1], field)
+if ARGV[11] == 'open' and tried then
+  return {'promoted', tried, who}
 end
 if ARGV[11] == 'back' and not was_open or ARGV[7] ~= '' and ARGV[7] ~= (current or '0') then
   return {'conflict', current or ''}

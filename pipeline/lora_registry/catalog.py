@@ -329,8 +329,9 @@ class Catalog:
         if answer[0] == "unknown":
             raise self._missing(adapter, base, version)
         if answer[0] == "promoted":
+            tried, who = adapter.served_name(int(answer[1])), answer[2] or "somebody"
             raise Conflict(
-                f"{adapter}@{alias} is being promoted to {adapter.served_name(int(answer[1]))} by {answer[2]}",
+                f"{adapter}@{alias} is being promoted to {tried} by {who}",
                 remedy="Wait until that is decided, or decide it yourself with `alias set`.",
             )
         if answer[0] == "conflict":

@@ -24,6 +24,10 @@ MAX_LABELS = 32
 MAX_DIRECTION_S = 7 * 86_400.0
 _AT_ONCE = 500
 """Versions that one script retires: it keeps the server for some ten milliseconds."""
+_REMEDIES = {
+    "aliased": "Move the alias to another version first, or retire the whole adapter.",
+    "earlier": "Wait until that is decided, or decide it yourself with `alias set`.",
+}
 
 
 @dataclass(frozen=True)
@@ -102,19 +106,17 @@ class Lifecycle:
 
         Raises:
             NotFound: there never was such a version.
-            Conflict: an alias points at it.
+            Conflict: an alias points at it, or goes back to it if its promotion fails.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
         answer = self._retire(adapter, str(version), "", "")
         if answer[0] == "unknown":
             raise NotFound(f"{adapter} has no version {version}")
-        if answer[0] == "aliased":
+        if answer[0] in ("aliased", "earlier"):
             named = ", ".join(sorted(f"{adapter}@{alias}" for alias in answer[1:]))
-            raise Conflict(
-                f"{adapter.served_name(version)} is what {named} points at",
-                remedy="Move the alias to another version first, or retire the whole adapter.",
-            )
+            how = "points at" if answer[0] == "aliased" else "goes back to if its promotion fails"
+            raise Conflict(f"{adapter.served_name(version)} is what {named} {how}", remedy=_REMEDIES[answer[0]])
         return bool(answer[1])
 
     def retire_adapter(self, adapter: AdapterName, *, by: str = "") -> int:

@@ -143,7 +143,7 @@ class Promotions:
     def _settle(self, opened: OpenPromotion, by: str, *, now_s: float) -> str:
         """Decide one promotion; empty: nothing can be said of it yet."""
         record = self._catalog.version(Reference(opened.adapter, version=opened.version))
-        need, why = Need(None, failures_since_s=opened.failures_since_s), ""
+        need, why = Need(None, alias=opened.alias, failures_since_s=opened.failures_since_s), ""
         try:
             unmet = need.unmet(self._rollouts.standings(record))
             if unmet is not None and now_s < opened.deadline_s:
@@ -158,7 +158,7 @@ class Promotions:
     def _wait_for_all(self, record: VersionRecord, opened: OpenPromotion, *, timeout_s: float) -> list[Standing]:
         """Wait until all nodes that follow the alias serve what it points at since; else it goes back."""
         held = opened.adapter, opened.alias, opened.token
-        need = Need(None, failures_since_s=opened.failures_since_s)
+        need = Need(None, alias=opened.alias, failures_since_s=opened.failures_since_s)
         try:
             standings = self._rollouts.wait(
                 record, need, timeout_s=timeout_s, meanwhile=lambda: self._open.renew(*held)

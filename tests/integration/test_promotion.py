@@ -522,6 +522,24 @@ def test_deciding_a_promotion_leaves_the_direction_of_another(registry: Registry
     assert registry.view().directed["default.support-bot.v2"].nodes == ("node-1",)
 
 
+@pytest.mark.parametrize("wanted_by", ["the direction of another", "another alias"])
+def test_only_nodes_that_follow_the_alias_decide_its_promotion(
+    registry: Registry, promotions: Promotions, wanted_by: str
+) -> None:
+    """One that holds the version for another's sake, and failed with it, is the other's concern."""
+    join(registry, "of-beta", select="alias=beta")
+    move_and_die(registry)
+    if wanted_by == "another alias":
+        registry.catalog.move_alias(BOT, "beta", 2)
+    else:
+        registry.lifecycle.direct(registry.version(alias="stable"), ["of-beta"], token="of-another", for_s=60)
+    registry.nodes.ack("of-beta", "support-bot.v2", NodeState.FAILED, code="NODE_FULL", reason="no space left")
+    assert promotions.settle(by="worker w") == []
+    serve(registry.nodes, "node-1", "support-bot.v2")
+    (said,) = promotions.settle(by="worker w")
+    assert "stays at support-bot.v2" in said
+
+
 def test_failures_from_before_the_promotion_do_not_bring_the_alias_back(
     registry: Registry, promotions: Promotions
 ) -> None:
@@ -589,11 +607,28 @@ def test_new_alias_of_a_promoter_that_is_gone_is_removed_again(registry: Registr
     assert lost(registry) == []
 
 
+def test_version_that_an_alias_may_go_back_to_is_not_retired(registry: Registry, promotions: Promotions) -> None:
+    """Not by hand either, until the promotion is decided: what failed would have to stay."""
+    move_and_die(registry)
+    registry.catalog.move_alias(BOT, BOT.name, 2)
+    with pytest.raises(Conflict, match=r"v1 is what support-bot@stable goes back to if its promotion fails") as refused:
+        registry.lifecycle.retire_version(BOT, 1)
+    assert "alias set" in refused.value.remedy
+    assert registry.catalog.version_numbers(BOT) == [1, 2]
+    serve(registry.nodes, "node-1", "support-bot.v2")
+    assert len(promotions.settle(by="worker w")) == 1
+    assert registry.lifecycle.retire_version(BOT, 1)
+
+
 def test_alias_whose_earlier_version_was_retired_stays(registry: Registry, promotions: Promotions) -> None:
     """Nothing can come of going back: that is said once, and the promotion is over."""
     move_and_die(registry, length_s=0.0)
+    stored = registry.client.hgetall(registry.keys.promotions)
     registry.catalog.move_alias(BOT, BOT.name, 2)
+    registry.client.delete(registry.keys.promotions)  # as a process that is older than the refusal does not look at it
     registry.lifecycle.retire_version(BOT, 1)
+    registry.client.hset(registry.keys.promotions, mapping=stored)
+    registry.client.expire(registry.keys.promotions, 60)
     (said,) = promotions.settle(by="worker w")
     assert "stays, because support-bot has no version 1 any more" in said
     assert promotions.settle(by="worker w") == []

@@ -48,12 +48,15 @@ local function lost_promotions(prefix, now)
   return lost
 end
 
--- Adds the versions that the adapter's aliases go back to, if their open promotions come to nothing.
-local function add_earlier(prefix, adapter, pointed_at)
-  local stored = redis.call('HGETALL', prefix .. ':ledger:promotions')
+-- Version number → list of the adapter's aliases that go back to it if their open promotions come to nothing.
+local function aliases_by_earlier_version(prefix, adapter)
+  local found, stored = {}, redis.call('HGETALL', prefix .. ':ledger:promotions')
   for at = 1, #stored, 2 do
     if string.sub(stored[at], 1, #adapter + 1) == adapter .. '@' then
-      pointed_at[string.match(stored[at + 1], '^%d+ %S+ %d+ (%d+)')] = {}
+      local version = string.match(stored[at + 1], '^%d+ %S+ %d+ (%d+)')
+      found[version] = found[version] or {}
+      table.insert(found[version], string.sub(stored[at], #adapter + 2))
     end
   end
+  return found
 end

@@ -62,9 +62,9 @@ class Direction:
 
     @classmethod
     def parse(cls, stored: str) -> Direction:
-        """Parse the stored form `<until in s> <node id> …`."""
-        until_s, *nodes = stored.split(" ")
-        return cls(tuple(nodes), float(until_s))
+        """Parse the stored form `<until in s> =<token> <node id> …`; whose token it is says nothing to nodes."""
+        until_s, *words = stored.split(" ")
+        return cls(tuple(word for word in words if not word.startswith("=")), float(until_s))
 
     def holds(self, node_id: str, *, now_s: float) -> bool:
         """Whether the node is to hold the version at this time."""

@@ -294,14 +294,14 @@ class Catalog:
             by: who moves it, for its history.
             how: what it is moved by, for its history.
             opens: the promotion that this move opens.
-            takes_back: token of the open promotion that this move takes back.
+            takes_back: token of the open promotion that this move takes back; the mode is what it was then, too.
 
         Returns:
             The version it points at now.
 
         Raises:
             NotFound: the adapter, or that version of it, is not published.
-            Conflict: the alias does not point at what was expected, or the promotion is no longer open.
+            Conflict: the alias does not point at what was expected, the promotion is no longer open, or another one is.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -328,6 +328,12 @@ class Catalog:
             raise ServerNotAdmitted
         if answer[0] == "unknown":
             raise self._missing(adapter, base, version)
+        if answer[0] == "promoted":
+            tried, who = adapter.served_name(int(answer[1])), answer[2] or "somebody"
+            raise Conflict(
+                f"{adapter}@{alias} is being promoted to {tried} by {who}",
+                remedy="Wait until that is decided, or decide it yourself with `alias set`.",
+            )
         if answer[0] == "conflict":
             message = f"{adapter}@{alias} points at {answer[1] or 'nothing'}, not at {expect or 'nothing'}"
             raise Conflict(message, current_version=int(answer[1] or 0))

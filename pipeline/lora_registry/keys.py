@@ -173,7 +173,7 @@ class Keys:
         return f"{self.catalog}:retired:{base_model}"
 
     def directed(self, base_model: str) -> str:
-        """Hash: `namespace.name.vN` → `<until in s> <node id> …`: versions that some nodes are to hold for a while."""
+        """Hash: `namespace.name.vN` → `<until in s> =<token> <node id> …`: what some nodes are to hold for a while."""
         return f"{self.catalog}:directed:{base_model}"
 
     def moves(self, adapter: AdapterName, alias: str) -> str:

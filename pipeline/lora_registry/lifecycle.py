@@ -24,6 +24,10 @@ MAX_LABELS = 32
 MAX_DIRECTION_S = 7 * 86_400.0
 _AT_ONCE = 500
 """Versions that one script retires: it keeps the server for some ten milliseconds."""
+_REMEDIES = {
+    "aliased": "Move the alias to another version first, or retire the whole adapter.",
+    "earlier": "Wait until that is decided, or decide it yourself with `alias set`.",
+}
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,22 @@ class _Labels(BaseModel):
 def version_before(history: Sequence[AliasMove]) -> int | None:
     """The version that a rollback goes to: where the alias pointed before its last move that was not rolled back.
 
+    What was rolled back, by people or by a promotion that failed, is gone for good, also where the history is too short
+    to have the move that it undid.
+
     Args:
         history: moves of the alias, newest first.
     """
-    earlier: list[int] = []
+    earlier: list[int | None] = []
     for move in reversed(history):
-        if move.before is None or move.before == move.after:
+        if move.before == move.after:
             continue
-        if move.how is MovedBy.ROLLBACK and earlier and earlier[-1] == move.after:
-            earlier.pop()
+        if move.how is MovedBy.ROLLBACK:
+            while earlier and earlier.pop() != move.after:
+                pass
         else:
             earlier.append(move.before)
-    return earlier[-1] if earlier else None
+    return next((version for version in reversed(earlier) if version is not None), None)
 
 
 class Lifecycle:
@@ -98,19 +106,17 @@ class Lifecycle:
 
         Raises:
             NotFound: there never was such a version.
-            Conflict: an alias points at it.
+            Conflict: an alias points at it, or goes back to it if its promotion fails.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
         answer = self._retire(adapter, str(version), "", "")
         if answer[0] == "unknown":
             raise NotFound(f"{adapter} has no version {version}")
-        if answer[0] == "aliased":
+        if answer[0] in ("aliased", "earlier"):
             named = ", ".join(sorted(f"{adapter}@{alias}" for alias in answer[1:]))
-            raise Conflict(
-                f"{adapter.served_name(version)} is what {named} points at",
-                remedy="Move the alias to another version first, or retire the whole adapter.",
-            )
+            how = "points at" if answer[0] == "aliased" else "goes back to if its promotion fails"
+            raise Conflict(f"{adapter.served_name(version)} is what {named} {how}", remedy=_REMEDIES[answer[0]])
         return bool(answer[1])
 
     def retire_adapter(self, adapter: AdapterName, *, by: str = "") -> int:
@@ -257,13 +263,13 @@ class Lifecycle:
             The version it pointed at.
 
         Raises:
-            Rejected: it is the adapter's own: that one goes with the adapter.
+            Rejected: it is the adapter's own: that one goes with the adapter, or with the promotion that made it.
             NotFound: there is no such alias.
             Conflict: it does not point at what was expected, or the promotion is no longer open.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
-        if alias == adapter.name:
+        if alias == adapter.name and not takes_back:
             raise Rejected(f"{alias!r} is the adapter's own alias", remedy="Retire the adapter, or move the alias.")
         base = self._base_of(adapter)
         answer = self._call(
@@ -286,8 +292,13 @@ class Lifecycle:
             raise Conflict(f"{adapter}@{alias} points at {answer[1]}, not at {expect}", current_version=int(answer[1]))
         return int(answer[1])
 
-    def direct(self, record: VersionRecord, nodes: Iterable[str], *, for_s: float) -> float:
+    def direct(self, record: VersionRecord, nodes: Iterable[str], *, token: str, for_s: float) -> float:
         """Tell nodes to hold a version for a while although no alias they follow points at it; no nodes: it is over.
+
+        Args:
+            record: the version. nodes: ids of the nodes.
+            token: whose direction it is: nobody else's ends it, and while it lasts nobody else has one of the version.
+            for_s: for how long.
 
         Returns:
             When that was, by the server's clock, in seconds since 1970-01-01.
@@ -295,7 +306,7 @@ class Lifecycle:
         Raises:
             Rejected: that is no time, or longer than a week.
             NotFound: the version was retired.
-            Conflict: other nodes are told to hold it at this time.
+            Conflict: nodes are told to hold it at this time, by somebody else.
             ServerNotAdmitted: the server is new and no dispatcher has admitted it.
             RedisUnavailable: the server is out of reach.
         """
@@ -308,13 +319,13 @@ class Lifecycle:
         answer = self._call(
             "direct",
             keys=[self._keys.versions(base), self._keys.directed(base)],
-            args=[*self._named(base, adapter), record.version, for_s, self._settings.log_length, *nodes],
+            args=[*self._named(base, adapter), record.version, token, for_s, self._settings.log_length, *nodes],
         )
         if answer[0] == "unknown":
             raise NotFound(f"{record.served_name} was retired")
         if answer[0] == "taken":
             raise Conflict(
-                f"{record.served_name} is being tried on {answer[1][:200]}",
+                f"{record.served_name} is being tried on {answer[1][:200]}, for {answer[2]} s more at the longest",
                 remedy="Wait until that promotion has ended, and promote it again.",
             )
         return float(answer[1]) / 1e6

@@ -35,6 +35,7 @@ class Standing:
         state: what it last said; None: nothing yet.
         since_s: since when, in seconds since 1970-01-01; None if it said nothing.
         code: what stopped it, or what will. reason: the same in words.
+        aliases: the aliases of the adapter for whose sake it is to hold it.
     """
 
     node_id: str
@@ -45,6 +46,7 @@ class Standing:
     since_s: float | None = None
     code: str = ""
     reason: str = ""
+    aliases: tuple[str, ...] = ()
 
     @property
     def is_served(self) -> bool:
@@ -86,7 +88,8 @@ def standings_of(
     found = []
     for node in nodes:
         ack = said.get(node.info.node_id)
-        wanted = follows(node, record, aliases) or node.info.node_id in directed
+        followed = follows(node, record, aliases)
+        wanted = bool(followed) or node.info.node_id in directed
         if not node.alive or not (wanted or ack):
             continue
         code, reason = (ack.code, ack.reason) if ack else why_not(verdict_for_node(record, node.info))
@@ -100,17 +103,18 @@ def standings_of(
                 ack.since_s if ack else None,
                 code,
                 reason,
+                followed,
             )
         )
     return found
 
 
-def follows(node: Node, record: VersionRecord, aliases: Collection[str]) -> bool:
-    """Whether the node's selector follows one of the aliases to the version."""
+def follows(node: Node, record: VersionRecord, aliases: Collection[str]) -> tuple[str, ...]:
+    """Those of the aliases that the node's selector follows to the version."""
     try:
-        return bool(followed_aliases(parse_selector(node.info.select), record, aliases))
+        return tuple(followed_aliases(parse_selector(node.info.select), record, aliases))
     except Rejected:
-        return False  # a node of a later version may select by what this one does not know
+        return ()  # a node of a later version may select by what this one does not know
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,13 @@ class Need:
     Attributes:
         count: so many; None: all that want it and do not skip it, and at least one.
         nodes: these, and all of them; empty: any.
+        alias: only nodes that are to hold it for this alias's sake; empty: any that are to.
         failures_since_s: a failure that was said before this is not counted.
     """
 
     count: int | None = 1
     nodes: frozenset[str] = frozenset()
+    alias: str = ""
     failures_since_s: float = 0.0
 
     def unmet(self, standings: Sequence[Standing]) -> str | None:
@@ -133,7 +139,7 @@ class Need:
         Raises:
             NotServed: nothing can come of it by waiting: nodes failed, skip it, or there are too few.
         """
-        asked = [each for each in standings if each.wanted and (not self.nodes or each.node_id in self.nodes)]
+        asked = [each for each in standings if self._asks(each)]
         served = [each for each in asked if each.is_served]
         stopped = [each for each in asked if self._is_stopped(each)]
         skipped = [each for each in asked if each.state is NodeState.SKIPPED]
@@ -152,6 +158,10 @@ class Need:
             return None
         waiting = [f"{each.node_id} {each.state or 'silent'}" for each in asked if not each.is_served]
         return f"{len(served)} of {needed} nodes serve it; {', '.join(waiting[:5])}"
+
+    def _asks(self, standing: Standing) -> bool:
+        is_named = not self.nodes or standing.node_id in self.nodes
+        return standing.wanted and is_named and (not self.alias or self.alias in standing.aliases)
 
     def _is_stopped(self, standing: Standing) -> bool:
         return standing.state is NodeState.FAILED and (standing.since_s or 0.0) >= self.failures_since_s

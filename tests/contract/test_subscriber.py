@@ -221,13 +221,13 @@ def change_everything(registry: Registry) -> None:
     registry.register(content="two")
     lifecycle.label(first, {"tier": "gold"})
     registry.catalog.move_alias(BOT, "stable", 2)
-    lifecycle.direct(registry.catalog.version(first), ["node-1", "node-2"], for_s=60)
+    lifecycle.direct(registry.catalog.version(first), ["node-1", "node-2"], token="t", for_s=60)
     lifecycle.label(Reference(BOT, version=2), {"env": "prod"})
     registry.register(content="three")
     lifecycle.remove_alias(BOT, "stable")
     lifecycle.retire_version(BOT, 2)
     lifecycle.retire_adapter(AdapterName("default", "old"))
-    lifecycle.direct(registry.catalog.version(Reference(BOT, version=3)), ["node-1"], for_s=60)
+    lifecycle.direct(registry.catalog.version(Reference(BOT, version=3)), ["node-1"], token="t", for_s=60)
 
 
 CHANGES = [
@@ -294,11 +294,11 @@ def test_direction_that_ended_while_away_is_told_by_a_reset(registry: Registry, 
     """The change says that no node is to hold the version any more."""
     registry.register(content="one")
     record = registry.version()
-    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    registry.lifecycle.direct(record, ["node-1"], token="t", for_s=60)
     face = open_face()
     face.poll()
     kept = copy(face.view)
-    registry.lifecycle.direct(record, [], for_s=0)
+    registry.lifecycle.direct(record, [], token="t", for_s=0)
     registry.client.delete(registry.keys.log(BASE))
     (update,) = open_face(kept).poll()
     (change,) = update.changes
@@ -412,7 +412,7 @@ def test_snapshot_while_others_publish_is_the_catalog(registry: Registry, open_f
         number = 0
         while not stop.is_set():
             registry.register("busy", content=str(number))
-            registry.lifecycle.direct(registry.version("busy"), ["node-1"], for_s=60)
+            registry.lifecycle.direct(registry.version("busy"), ["node-1"], token="t", for_s=60)
             registry.catalog.move_alias(AdapterName("default", "busy"), f"alias-{number % 3}", number + 1)
             if number % 4 == 3:
                 registry.lifecycle.remove_alias(AdapterName("default", "busy"), f"alias-{number % 3}")

@@ -206,7 +206,7 @@ def test_new_server_is_admitted_before_anything_is_changed(registry: Registry) -
         lambda: registry.lifecycle.retire_adapter(BOT),
         lambda: registry.lifecycle.label(version(1), {"a": "b"}),
         lambda: registry.lifecycle.remove_alias(BOT, "stable"),
-        lambda: registry.lifecycle.direct(record, ["node-1"], for_s=1),
+        lambda: registry.lifecycle.direct(record, ["node-1"], token="t", for_s=1),
     ):
         with pytest.raises(ServerNotAdmitted):
             change()
@@ -233,7 +233,7 @@ def test_a_direction_of_no_end_is_refused(registry: Registry, for_s: float) -> N
     """Its end would be no number that the scripts can read: nothing of that base model could be directed any more."""
     registry.register(BOT.name)
     with pytest.raises(Rejected, match="no time"):
-        registry.lifecycle.direct(registry.catalog.version(version(1)), ["node-1"], for_s=for_s)
+        registry.lifecycle.direct(registry.catalog.version(version(1)), ["node-1"], token="t", for_s=for_s)
     assert registry.client.hgetall(registry.keys.directed(BASE)) == {}
 
 
@@ -244,26 +244,43 @@ def test_aliases_and_directions_hold_old_versions(registry: Registry) -> None:
     registry.register(content="b")
     registry.catalog.move_alias(BOT, "stable", 1)
     record = registry.catalog.version(version(2))
-    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    registry.lifecycle.direct(record, ["node-1"], token="t", for_s=60)
     keeping.register(content="c")
     assert numbers(registry) == [1, 2, 3]
-    registry.lifecycle.direct(record, [], for_s=0)
+    registry.lifecycle.direct(record, [], token="t", for_s=0)
     registry.lifecycle.remove_alias(BOT, "stable")
     keeping.register(content="d")
     assert numbers(registry) == [4]
 
 
 def test_a_version_is_tried_by_one_promotion_at_a_time(registry: Registry) -> None:
-    """The end of one would be the end of both; the same told twice, or after the first one's end, is told."""
+    """Another's is refused, on the same nodes too, and ends nothing; the same told twice, or after its end, is told."""
     registry.register()
     record = registry.catalog.version(version(1))
-    registry.lifecycle.direct(record, ["node-1"], for_s=60)
-    with pytest.raises(Conflict, match="tried on node-1"):
-        registry.lifecycle.direct(record, ["node-2"], for_s=60)
-    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    registry.lifecycle.direct(record, ["node-1"], token="one", for_s=60)
+    for nodes in (["node-1"], ["node-2"]):
+        with pytest.raises(Conflict, match=r"tried on node-1, for (59|60|61) s more"):
+            registry.lifecycle.direct(record, nodes, token="two", for_s=60)
+    registry.lifecycle.direct(record, [], token="two", for_s=0)
+    registry.lifecycle.direct(record, ["node-1"], token="one", for_s=60)
     assert registry.view().directed["default.support-bot.v1"].nodes == ("node-1",)
-    registry.lifecycle.direct(record, [], for_s=0)
-    registry.lifecycle.direct(record, ["node-2"], for_s=60)
+    registry.lifecycle.direct(record, [], token="one", for_s=0)
+    assert registry.view().directed == {}
+    registry.lifecycle.direct(record, ["node-2"], token="two", for_s=60)
+
+
+def test_a_direction_that_an_older_promoter_gave_is_somebody_elses_until_its_time(registry: Registry) -> None:
+    """It was stored without a token: nodes hold the version, no other promotion tries it, and its time ends it."""
+    registry.register()
+    record, key = registry.catalog.version(version(1)), registry.keys.directed(BASE)
+    registry.client.hset(key, record.field, f"{registry.client.time()[0] + 60} node-1 node-2")
+    with pytest.raises(Conflict, match="tried on node-1 node-2"):
+        registry.lifecycle.direct(record, ["node-1"], token="t", for_s=60)
+    registry.lifecycle.direct(record, [], token="t", for_s=0)
+    assert registry.view().directed[record.field].nodes == ("node-1", "node-2")
+    registry.client.hset(key, record.field, f"{registry.client.time()[0] - 1} node-1 node-2")
+    registry.lifecycle.direct(record, ["node-1"], token="t", for_s=60)
+    assert registry.view().directed[record.field].nodes == ("node-1",)
 
 
 def test_pinned_own_alias_keeps_its_version_and_the_newest_stays(registry: Registry) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +15,11 @@ from typer.testing import CliRunner, Result
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.stages import Stage
+from lora_workers import processes
 from lora_workers.cli.app import app
 from tests.helpers.nodes import join, serve
 from tests.helpers.registry import BASE, Registry
+from tests.helpers.stack import environment_of
 from tests.helpers.waiting import wait_until
 
 BOT = AdapterName("default", "support-bot")
@@ -51,6 +56,21 @@ def test_version_and_adapter_are_retired(registry: Registry) -> None:
     assert run("retire", "support-bot").stdout == "retired 1 version of support-bot\n"
     assert run("show", "support-bot.v2").exit_code == 1
     assert run("retire", "support-bot@stable").exit_code == 2
+
+
+def test_promotion_that_is_terminated_ends_its_direction(registry: Registry, tmp_path: Path) -> None:
+    """A job that is cancelled leaves nothing behind that keeps it from being run again."""
+    registry.register(content="one")
+    join(registry, "silent")
+    arguments = ("promote", "support-bot", "1", "--alias", "stable", "--canary", "silent", "--timeout", "600")
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-m", "lora_workers", *arguments]
+        promoter = processes.start(command, environment=environment_of(registry.settings), log=log)
+        wait_until(lambda: registry.view().directed, what="the direction")
+        promoter.terminate()
+        assert promoter.wait(60) == 128 + signal.SIGTERM
+    assert registry.view().directed == {}
+    assert registry.catalog.aliases(BOT).keys() == {BOT.name}
 
 
 def test_alias_is_rolled_back_and_its_history_is_shown(registry: Registry) -> None:

@@ -249,9 +249,9 @@ def test_a_direction_lasts_as_long_as_the_server_says_whatever_the_node_s_clock(
     with running_agent(options, settings):
         registry.publish_version("other", content="other")
         wait_until(lambda: links(options), what="the node at work")
-        registry.lifecycle.direct(told, ["node-1"], for_s=60)
+        registry.lifecycle.direct(told, ["node-1"], token="t", for_s=60)
         registry.wait_for(told.served_name, NodeState.ROUTABLE)
-        registry.lifecycle.direct(told, ["node-1"], for_s=0)
+        registry.lifecycle.direct(told, ["node-1"], token="t", for_s=0)
         registry.wait_for(told.served_name, NodeState.RETIRED)
 
 
@@ -266,7 +266,7 @@ def test_a_direction_goes_on_while_the_server_s_clock_cannot_be_read(
         raise RedisUnavailable
 
     with running_agent(make_options(tmp_path), settings):
-        registry.lifecycle.direct(told, ["node-1"], for_s=60)
+        registry.lifecycle.direct(told, ["node-1"], token="t", for_s=60)
         registry.wait_for(told.served_name, NodeState.ROUTABLE)
         monkeypatch.setattr(wishes, "server_time_s", away)
         for name in ("other", "another"):

@@ -61,9 +61,9 @@ def test_what_nodes_are_directed_to_hold_is_told_by_the_server_s_clock(
     record, own = registry.catalog.versions(AdapterName("default", "support-bot"))[0], time.time
     join(registry.with_settings(node_timeout_s=600))
     monkeypatch.setattr(time, "time", lambda: own() + ahead_s)
-    registry.lifecycle.direct(record, ["node-1"], for_s=60)
+    registry.lifecycle.direct(record, ["node-1"], token="t", for_s=60)
     assert states(client_of(registry).standings("support-bot.v1")) == {"node-1": None}
-    registry.lifecycle.direct(record, ["node-1"], for_s=0)
+    registry.lifecycle.direct(record, ["node-1"], token="t", for_s=0)
     wait_until(lambda: not client_of(registry).standings("support-bot.v1"), what="the end of its time")
 
 

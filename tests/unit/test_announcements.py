@@ -254,7 +254,8 @@ def test_direction_is_kept_until_it_is_over() -> None:
 
 def test_direction_holds_its_nodes_until_its_time() -> None:
     """Nobody else, and nobody afterwards."""
-    direction = Direction.parse("1700000000 a b")
+    direction = Direction.parse("1700000000 =token a b")
+    assert direction == Direction.parse("1700000000 a b")  # as it was stored before there were tokens
     assert direction == Direction(("a", "b"), 1_700_000_000)
     assert direction.holds("b", now_s=1_699_999_999.9)
     assert not direction.holds("c", now_s=0)

@@ -20,6 +20,22 @@ local function is_open(prefix, alias, token)
   return stored ~= false and string.match(stored, '^%d+ (%S+)') == token
 end
 
+-- The version to which somebody promotes the alias, and who; nothing if no promotion is open for it.
+local function promoted_to(prefix, alias)
+  local stored = redis.call('HGET', prefix .. ':ledger:promotions', alias)
+  if stored then
+    return string.match(stored, '^%d+ %S+ (%d+) %d+ %d+ %d+ (.*)$')
+  end
+end
+
+-- How the alias stood before its last move, if it pointed at this version then: `follow` or `pinned`. The last move of one
+-- whose promotion is open is that promotion's.
+local function mode_before(prefix, alias, version)
+  local stored = redis.call('LRANGE', prefix .. ':catalog:moves:' .. alias, 1, 1)[1]
+  local move = stored and cjson.decode(stored)
+  return move and move.to == tonumber(version) and move.mode or 'pinned'
+end
+
 -- The open promotions whose promoter has shown no sign of life: alias, stored, alias, stored, …
 local function lost_promotions(prefix, now)
   local lost, stored = {}, redis.call('HGETALL', prefix .. ':ledger:promotions')
@@ -32,12 +48,15 @@ local function lost_promotions(prefix, now)
   return lost
 end
 
--- Adds the versions that the adapter's aliases go back to, if their open promotions come to nothing.
-local function add_earlier(prefix, adapter, pointed_at)
-  local stored = redis.call('HGETALL', prefix .. ':ledger:promotions')
+-- Version number → list of the adapter's aliases that go back to it if their open promotions come to nothing.
+local function aliases_by_earlier_version(prefix, adapter)
+  local found, stored = {}, redis.call('HGETALL', prefix .. ':ledger:promotions')
   for at = 1, #stored, 2 do
     if string.sub(stored[at], 1, #adapter + 1) == adapter .. '@' then
-      pointed_at[string.match(stored[at + 1], '^%d+ %S+ %d+ (%d+)')] = {}
+      local version = string.match(stored[at + 1], '^%d+ %S+ %d+ (%d+)')
+      found[version] = found[version] or {}
+      table.insert(found[version], string.sub(stored[at], #adapter + 2))
     end
   end
+  return found
 end

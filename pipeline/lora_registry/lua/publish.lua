@@ -123,10 +123,11 @@ if keep > 0 then
   if over > 0 then
     local pointed_at = aliases_by_version(prefix, base, adapter)
     pointed_at[redis.call('HGET', KEYS[2], 'head_version')] = {}
-    add_earlier(prefix, adapter, pointed_at)
+    local earlier = aliases_by_earlier_version(prefix, adapter)
     -- All of those over, or as many as a publish can be kept waiting for: the next one takes the rest.
     for _, number in ipairs(redis.call('ZRANGE', numbers, 0, math.min(over, 200) - 1)) do
-      if not pointed_at[number] and not is_directed(prefix, base, adapter .. '.v' .. number, now) then
+      if not pointed_at[number] and not earlier[number]
+        and not is_directed(prefix, base, adapter .. '.v' .. number, now) then
         retire_version(prefix, generation, base, adapter, number, now, ARGV[6])
       end
     end

@@ -1,4 +1,4 @@
--- Remove an alias other than the adapter's own: compare-and-swap.
+-- Remove an alias: compare-and-swap. The adapter's own goes with the promotion that made it, and else nobody asks for it.
 -- requires: clock, admitted, announce, moves
 -- KEYS  1 adapter  2 aliases of the base
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 alias  6 version expected now: '' for any  7 log length

@@ -1,11 +1,11 @@
--- Retire one version that no alias points at, or an adapter: its aliases, and its versions a part at a time.
+-- Retire one version that no alias points at or may go back to, or an adapter: its aliases, and its versions a part at a time.
 -- requires: clock, admitted, announce, moves, quota, retire
 -- KEYS  1 adapter  2 versions of the base  3 aliases of the base
 -- ARGV  1 key prefix  2 base model  3 namespace  4 name  5 version, '' for all of them
 --       6 for all: last number to retire, '' for the newest of now  7 most versions at once  8 log length
 --       9 who  10 for how many s the history of a removed alias is kept
 -- Returns {'retired', versions retired, last number to retire, versions left of these}, {'aliased', alias, …},
--- {'unknown'} or {'not-admitted'}.
+-- {'earlier', alias, …}: their open promotions may go back to it; {'unknown'} or {'not-admitted'}.
 -- Atomic: nobody sees an alias whose version is retired. Runs twice to the same end.
 local prefix, base, adapter, now = ARGV[1], ARGV[2], ARGV[3] .. '.' .. ARGV[4], now_us()
 local generation = admitted(prefix .. ':server')
@@ -22,6 +22,10 @@ if ARGV[5] ~= '' then
   end
   if pointed_at[ARGV[5]] then
     return {'aliased', unpack(pointed_at[ARGV[5]])}
+  end
+  local earlier = aliases_by_earlier_version(prefix, adapter)[ARGV[5]]
+  if earlier then
+    return {'earlier', unpack(earlier)}
   end
   local retired = retire_version(prefix, generation, base, adapter, ARGV[5], now, ARGV[8])
   if redis.call('HGET', KEYS[1], 'head_version') == ARGV[5] then

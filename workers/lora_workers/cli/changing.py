@@ -10,7 +10,7 @@ import typer
 
 from lora_registry.catalog_records import VersionRecord
 from lora_registry.names import check_word, parse_adapter, parse_reference
-from lora_workers.cli.options import AsJson, open_client, parse_version
+from lora_workers.cli.options import AsJson, open_client, parse_version, unwind_when_ended
 from lora_workers.cli.output import as_text, print_json, print_line, print_standings, print_table, when
 
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
@@ -77,6 +77,7 @@ def promote(
     """
     adapter = parse_adapter(name)
     named = check_word(alias or adapter.name, what="alias")
+    unwind_when_ended()
     done = (
         open_client()
         .promotions()

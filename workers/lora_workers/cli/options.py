@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+import signal
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -70,6 +71,20 @@ def parse_version(text: str, *, option: str) -> int:
     if not (digits.isascii() and digits.isdigit()):
         raise typer.BadParameter(f"{text!r} is no version number", param_hint=option)
     return int(digits)
+
+
+def unwind_when_ended() -> None:
+    """Have SIGTERM, and the end of the terminal unless that is ignored, end the command as Ctrl-C does: it tidies up.
+
+    The exit code is the shell's for that signal.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _unwind)
+
+
+def _unwind(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def open_client() -> RegistrationClient:

@@ -152,6 +152,52 @@ def test_collection_is_what_its_selector_finds_now(registry: Registry) -> None:
     assert run("collection", "set", "bad", "--select", "no term!").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--select", "namespace=Team A!!"), "NAME_INVALID"),
+        (("--namespace", "Team A!!"), "NAME_INVALID"),
+        (("--namespace", ""), "NAME_INVALID"),
+        (("--alias", ""), "NAME_INVALID"),
+        (("--namespace", "team", "--select", "namespace=other"), "REJECTED"),
+        (("--label", "a=b", "--select", "a=c"), "REJECTED"),
+        (("--label", "a=b", "--select", "a!=b"), "REJECTED"),
+        (("--label", "bad key=1"), "REJECTED"),
+    ],
+)
+def test_collection_that_would_stand_for_nothing_is_refused(
+    registry: Registry, arguments: tuple[str, ...], code: str
+) -> None:
+    """What can be no name, and terms that contradict one another; nothing is kept of it."""
+    assert ask("collection", "set", "some", *arguments, ends=2)["error"]["code"] == code
+    assert ask("collection", "list") == []
+
+
+def test_collection_s_terms_may_be_said_twice(registry: Registry) -> None:
+    """As an option and in the selector, with the same value."""
+    terms = ("--namespace", "team", "--label", "a=b", "--label", "a=b", "--select", "namespace=team,a=b")
+    assert ask("collection", "set", "some", *terms)["selector"]["labels"] == {"a": "b"}
+
+
+def test_versions_are_listed_by_each_adapter_s_own_alias_or_any(registry: Registry) -> None:
+    """As in a selector; what can be no namespace, alias or label is refused instead of finding nothing."""
+    registry.register("a", content="one")
+    registry.register("a", content="two")
+    registry.register("a", content="three")
+    registry.catalog.move_alias(AdapterName("default", "a"), "stable", 1)
+
+    def listed(*arguments: str) -> list[str]:
+        return [each["served_name"] for each in ask("list", *arguments)]
+
+    assert listed("--alias", "@own") == ["a.v3"]
+    assert listed("--alias", "@any") == ["a.v1", "a.v3"]
+    assert listed("--alias", "stable") == ["a.v1"]
+    for option, wrong in ("--alias", "@mine"), ("--alias", ""), ("--namespace", "Team A!!"), ("--namespace", ""):
+        assert ask("list", option, wrong, ends=2)["error"]["code"] == "NAME_INVALID"
+    assert ask("list", "--label", "bad key=1", ends=2)["error"]["code"] == "REJECTED"
+    assert ask("collection", "set", "own", "--alias", "@own")["selector"]["aliases"] == ["@own"]
+
+
 def test_nodes_and_rollout_are_listed(registry: Registry) -> None:
     """Who is there, what one said of each version, and how a version stands, for people and for programs."""
     assert "no serving node" in run("nodes").stdout

@@ -49,14 +49,13 @@ def parse_pairs(pairs: list[str] | None, *, option: str) -> dict[str, str]:
     """Parse the `K=V` of an option that may be repeated.
 
     Raises:
-        typer.BadParameter: one has no `=`, or a key comes twice.
+        typer.BadParameter: one has no `=`, or a key comes with two values.
     """
     parsed: dict[str, str] = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
-        if not equals or key in parsed:
-            raise typer.BadParameter(f"{pair!r}: give KEY=VALUE, each key once", param_hint=option)
-        parsed[key] = value
+        if not equals or parsed.setdefault(key, value) != value:
+            raise typer.BadParameter(f"{pair!r}: give KEY=VALUE, with one value for each key", param_hint=option)
     return parsed
 
 

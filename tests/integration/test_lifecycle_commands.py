@@ -112,6 +112,9 @@ def test_how_many_versions_are_kept_is_said_for_adapters_and_namespaces(registry
     assert ask("keep-last", "support-bot")["keep_last"] == 5
     assert ask("keep-last", "support-bot", "2")["keep_last"] == 2
     assert "the newest 2" in run("keep-last", "support-bot").stdout
+    refused = run("keep-last", "support-bot", "7", "--forget")
+    assert (refused.exit_code, "--forget" in refused.stderr) == (2, True)
+    assert ask("keep-last", "support-bot")["keep_last"] == 2
     assert ask("keep-last", "support-bot", "--forget")["keep_last"] == 5
 
 

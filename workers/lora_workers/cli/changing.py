@@ -146,6 +146,8 @@ def keep_last(
     It counts from the next publication on. What is said of an adapter goes before its namespace, that before
     LORA_REGISTRY_KEEP_LAST.
     """
+    if forget and number is not None:
+        raise typer.BadParameter("give a number to keep, or --forget to take it back, not both", param_hint="--forget")
     lifecycle = open_client().lifecycle
     if name.endswith("."):
         namespace, adapter = check_word(name[:-1], what="namespace"), ""

@@ -33,7 +33,8 @@ from lora_registry.settings import Settings
 MAX_REASON = 500
 MAX_RETIRED = 1000
 """Versions that a node retired and that are still told of it."""
-NodeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+NodeId = Annotated[str, StringConstraints(pattern=NODE_ID)]
 
 
 class NodeState(StrEnum):

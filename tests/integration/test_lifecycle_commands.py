@@ -153,6 +153,7 @@ def test_collection_is_what_its_selector_finds_now(registry: Registry) -> None:
     assert ask("collection", "remove", "gold") == {"removed": "gold"}
     assert ask("collection", "show", "gold", ends=1)["error"]["code"] == "NOT_FOUND"
     assert run("collection", "set", "bad", "--select", "no term!").exit_code == 2
+    assert run("collection", "set", "every").stdout == "added every: what each adapter's own alias points at\n"
 
 
 @pytest.mark.parametrize(
@@ -221,6 +222,78 @@ def test_nodes_and_rollout_are_listed(registry: Registry) -> None:
     assert "no DoRA here" in run("rollout", "support-bot.v1").stdout
     nodes.leave("node-1")
     assert "no node that lives wants support-bot" in run("rollout", "support-bot").stdout
+    assert "no serving node of nosuch is known" in run("nodes", "--base", "nosuch").stdout
+
+
+_BIG = "9" * 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ends", "code", "says"),
+    [
+        (("rollback", "x", ""), 2, "NAME_INVALID", "alias ''"),
+        (("rollback", "x", "nosuch"), 1, "NOT_FOUND", "x has no alias 'nosuch'"),
+        (("rollback", "x.v3"), 2, "NAME_INVALID", "'x.v3' is a version"),
+        (("rollback", "x@prod"), 2, "NAME_INVALID", "'x@prod' is an alias"),
+        (("alias", "set", "x.v1", "prod", "1"), 2, "NAME_INVALID", "'x.v1' is a version"),
+        (("alias", "set", "x", "x@prod", "1"), 2, "NAME_INVALID", "alias 'x@prod'"),
+        (("alias", "set", "x", "prod", _BIG), 1, "NOT_FOUND", "no version 999"),
+        (("alias", "set", "x", "prod", "9" * 5000), 2, "WRONG_USAGE", "is no version number"),
+        (("alias", "set", "x", "prod", "-1"), 2, "WRONG_USAGE", "-1"),
+        (("alias", "set", "x", "prod", "1", "--expect", "0"), 1, "CONFLICT", "points at 2, not at nothing"),
+        (("alias", "set", "x", "prod", "1", "--expect", ""), 2, "WRONG_USAGE", "'' is no version number"),
+        (("alias", "remove", "x", "prod", "--expect", "0"), 1, "CONFLICT", "points at 2"),
+        (("alias", "remove", "x", "x"), 2, "REJECTED", "the adapter's own alias"),
+        (("alias", "history", "x", "nosuch"), 1, "NOT_FOUND", "x has no alias 'nosuch'"),
+        (("alias", "history", "nosuch", "nosuch"), 1, "NOT_FOUND", "'nosuch'"),
+        (("promote", "x", "3", "--alias", ""), 2, "NAME_INVALID", "alias ''"),
+        (("promote", "default.x.v3", "3"), 2, "NAME_INVALID", "'default.x.v3' is a version"),
+        (("promote", "x", "x.v3"), 2, "WRONG_USAGE", "'x.v3' is no version number"),
+        (("promote", "x", "3", "--canary", "nosuch"), 1, "NOT_FOUND", "nosuch"),
+        (("promote", "x", "3", "--canary", "-1"), 2, "WRONG_USAGE", "'-1'"),
+        (("promote", "x", "3", "--canary", "1.5,bad id"), 2, "WRONG_USAGE", "'1.5,bad id'"),
+        (("promote", "x", "3", "--canary", "00"), 2, "WRONG_USAGE", "'00'"),
+        (("promote", "x", "3", "--canary", "9" * 5000), 2, "WRONG_USAGE", "'999"),
+        (("label", "x", "=v"), 2, "REJECTED", "labels"),
+        (("label", "x", "a=b", "a=c"), 2, "WRONG_USAGE", "'a=c'"),
+        (("label", "x", "a=b", "a-"), 2, "WRONG_USAGE", "'a-'"),
+        (("retire", "x@x"), 2, "WRONG_USAGE", "'x@x' is an alias"),
+        (("retire", f"x.v{_BIG}"), 1, "NOT_FOUND", "no version 999"),
+        (("nodes", "show", ""), 1, "NOT_FOUND", "no node ''"),
+        (("rollout", "x@"), 2, "NAME_INVALID", "alias ''"),
+        (("rollout", "default.x.v9"), 1, "NOT_FOUND", "x has no version 9"),
+        (("keep-last", "x", "9" * 400), 2, "WRONG_USAGE", "'[N]'"),
+        (("keep-last", "x.v3", "5"), 2, "NAME_INVALID", "'x.v3' is a version"),
+        (("watch", "--base", BASE, "--from", _BIG), 2, "WRONG_USAGE", "'--from'"),
+        (("collection", "set", "c", "--select", "name=x.v3"), 2, "NAME_INVALID", "name 'x.v3'"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
+)
+def test_odd_input_ends_with_a_code_a_cause_and_a_remedy(
+    registry: Registry, arguments: tuple[str, ...], ends: int, code: str, says: str
+) -> None:
+    """As an operator would mistype it: one sentence of each, for programs too, and nothing is changed."""
+    for content in "123":
+        registry.register("x", content=content)
+    registry.catalog.move_alias(AdapterName("default", "x"), "prod", 2)
+    serve(join(registry), "node-1", "x.v3")
+    before = registry.log()
+    error = ask(*arguments, ends=ends)["error"]
+    assert (error["code"], says in error["message"], bool(error["remedy"])) == (code, True, True)
+    if code == "REJECTED":
+        assert "findings" not in error["remedy"]
+    assert registry.log() == before
+
+
+def test_canaries_may_be_written_with_spaces(registry: Registry) -> None:
+    """After commas, as people do."""
+    registry.register()
+    nodes = join(registry)
+    join(registry, "node-2")
+    for node in "node-1", "node-2":
+        serve(nodes, node, "support-bot.v1")
+    done = ask("promote", "support-bot", "1", "--canary", "node-1, node-2")
+    assert done["canaries"] == ["node-1", "node-2"]
 
 
 def register_and_publish(registry: Registry, *wait: str) -> Result:

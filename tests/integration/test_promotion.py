@@ -11,7 +11,7 @@ import pytest
 from lora_registry.catalog import Opening
 from lora_registry.catalog_records import MovedBy
 from lora_registry.client import RegistrationClient
-from lora_registry.errors import Conflict, NotServed, PromotionAborted, Rejected
+from lora_registry.errors import Conflict, NotFound, NotServed, PromotionAborted
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_registry.open_promotions import OpenPromotion, OpenPromotions
@@ -180,7 +180,7 @@ def test_canary_that_is_not_there_is_refused_before_anything_is_told(
     promotions = two_versions(registry)
     join(registry, "of-another-base", base_model="other")
     before = registry.log()
-    with pytest.raises(Rejected, match=canaries[0]):
+    with pytest.raises(NotFound, match=canaries[0]):
         promotions.promote(BOT, 2, "stable", canaries=canaries, timeout_s=30)
     assert registry.log() == before
 

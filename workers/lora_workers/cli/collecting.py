@@ -40,7 +40,8 @@ def set_collection(
     if as_json:
         print_json({"new": is_new, **_described(collection)})
     else:
-        print_line(f"{'added' if is_new else 'changed'} {name}: {collection.selector}")
+        terms = str(collection.selector) or "what each adapter's own alias points at"
+        print_line(f"{'added' if is_new else 'changed'} {name}: {terms}")
 
 
 @collection_commands.command("list")

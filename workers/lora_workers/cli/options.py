@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from lora_registry.settings import Settings, load_settings
 from lora_workers.logs import log_to_stderr
 
 _JSON_ASKED = "lora_workers.json"
+_VERSION = re.compile(r"v?[0-9]{1,95}", re.ASCII)
 
 
 def _remember(context: typer.Context, asked: bool) -> bool:
@@ -65,10 +67,9 @@ def parse_version(text: str, *, option: str) -> int:
     Raises:
         typer.BadParameter: it is none.
     """
-    digits = text.removeprefix("v")
-    if not (digits.isascii() and digits.isdigit()):
-        raise typer.BadParameter(f"{text!r} is no version number", param_hint=option)
-    return int(digits)
+    if not _VERSION.fullmatch(text):
+        raise typer.BadParameter(f"{text[:100]!r} is no version number", param_hint=option)
+    return int(text.removeprefix("v"))
 
 
 def open_client() -> RegistrationClient:

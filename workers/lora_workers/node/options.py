@@ -15,6 +15,7 @@ from lora_registry.events import describe_validation_error
 from lora_registry.names import check_base_name
 from lora_registry.nodes import NodeId
 from lora_registry.settings import Seconds
+from lora_workers.credentials import HeaderText
 
 PREFIX = "LORA_REGISTRY_NODE_"
 
@@ -39,7 +40,7 @@ class NodeOptions(BaseSettings):
     """Which driver."""
     engine_url: str = "http://127.0.0.1:8000"
     """Where the engine answers, or the directory that it watches."""
-    engine_api_key: SecretStr = SecretStr("")
+    engine_api_key: HeaderText = SecretStr("")
     """Bearer token that the engine asks for; empty: none."""
     profile: str = ""
     """Engine profile that says what the engine takes: a built-in one's name or a JSON file; empty: not known."""
@@ -68,14 +69,6 @@ class NodeOptions(BaseSettings):
     """Longest such pause."""
     retry_refused_s: Seconds = 600.0
     """Pause after a failure that does not pass by itself."""
-
-    @field_validator("engine_api_key")
-    @classmethod
-    def _check_key(cls, key: SecretStr) -> SecretStr:
-        stripped = key.get_secret_value().strip()  # a file's last line break is no part of it, and HTTP would quote it
-        if not (stripped.isascii() and stripped.isprintable()):
-            raise ValueError("it has characters that no HTTP header takes")
-        return SecretStr(stripped)
 
     @field_validator("base")
     @classmethod

@@ -89,7 +89,6 @@ class NodeInfo(BaseModel):
         dtype: what it serves in; `auto`: the base model's.
         eager: whether it loads what it wants at once, and not at the first request.
         flags: other options of the engine that rules ask for.
-        labels: what operators tell nodes apart by.
         select: selector of the versions that it wants (see selection.py); empty: all of its base model.
     """
 
@@ -107,7 +106,6 @@ class NodeInfo(BaseModel):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     eager: bool = True
     flags: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
     select: str = ""
 
     @field_validator("base_model")

@@ -351,6 +351,27 @@ def test_no_source_is_not_the_working_directory() -> None:
             read("")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["base", "add", "tiny", "~no-such-user/base"],
+        ["base", "add", "tiny", "file://~no-such-user/base"],
+        ["base", "add", "tiny", ""],
+        ["check", "/a", "--base", "~no-such-user/base"],
+        ["check", "/a", "--base", str(BASE_DIRECTORY), "--engine", "~no-such-user/engine.json"],
+        ["node", "--base", "tiny", "--profile", "~no-such-user/engine.json"],
+        ["up", "--data", "./data", "--source-root", "~no-such-user/models", "--redis-url", "nowhere"],
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_home_of_nobody_ends_in_one_line(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any directory does that is not there; and nothing given is not the working directory."""
+    monkeypatch.chdir(BASE_DIRECTORY if arguments[-1] == "" else tmp_path)
+    result = run(*arguments)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, result.stderr.startswith("error: ")) == (2, True), result.stderr
+
+
 def test_findings_of_one_kind_share_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     """Cause and remedy are said once; each tensor has a line with both shapes."""
     alike = [

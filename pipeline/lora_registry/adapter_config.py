@@ -53,7 +53,6 @@ class AdapterConfig:
     """What adapter_config.json says; every field has been checked.
 
     Attributes:
-        peft_type: always "LORA".
         rank: the field `r`: rank of every module that no pattern names.
         lora_alpha: numerator of the scale of every module that no pattern names.
         target_modules: names or dotted endings; or "all-linear" or a regular expression.
@@ -84,7 +83,6 @@ class AdapterConfig:
     rank: int
     lora_alpha: float
     target_modules: tuple[str, ...] | str
-    peft_type: str = "LORA"
     exclude_modules: tuple[str, ...] | str = ()
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from lora_registry.adapter_config import ALL_LINEAR, AdapterConfig
@@ -27,7 +27,6 @@ class AdapterTraits:
     Attributes:
         config: what adapter_config.json says.
         largest_rank: the largest among `r` and the values of rank_pattern.
-        module_ranks: rank by module, for the modules that have a LoRA.
         other_ranks: modules whose rank is not `r`.
         other_alphas: modules whose alpha is not lora_alpha.
         whole_parameters: parameters of the base that the file replaces, biases apart.
@@ -49,7 +48,6 @@ class AdapterTraits:
 
     config: AdapterConfig
     largest_rank: int
-    module_ranks: Mapping[str, int] = field(default_factory=dict)
     other_ranks: tuple[str, ...] = ()
     other_alphas: tuple[str, ...] = ()
     whole_parameters: tuple[str, ...] = ()
@@ -93,7 +91,6 @@ def traits_of(
     return AdapterTraits(
         config,
         largest_rank=max([config.rank, *config.rank_pattern.values()]),
-        module_ranks=ranks,
         other_ranks=tuple(name for name, rank in ranks.items() if rank != config.rank),
         other_alphas=tuple(name for name, alpha in alphas.items() if alpha != config.lora_alpha),
         whole_parameters=whole,

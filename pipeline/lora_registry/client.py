@@ -18,7 +18,7 @@ from lora_registry.ledger import Ledger
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.named_collections import Collections
 from lora_registry.names import parse_reference
-from lora_registry.nodes import NodeRegistry, NodeState
+from lora_registry.nodes import NodeRegistry
 from lora_registry.open_promotions import OpenPromotions
 from lora_registry.promotion import Promotions
 from lora_registry.registrations import Registration
@@ -27,8 +27,6 @@ from lora_registry.settings import Settings, load_settings
 
 _ADMISSION_WAIT_S = 10.0
 _RECHECK_S = 1.0
-_SHOWN = 100
-"""Newest versions of an adapter whose standings are looked at."""
 
 
 class RegistrationClient:
@@ -163,7 +161,7 @@ class RegistrationClient:
         return self._rollouts.wait(record, Need(nodes), timeout_s=timeout_s)
 
     def standings(self, name: str) -> list[Standing]:
-        """How the nodes that live stand to a version, or to all of an adapter that an alias or direction names.
+        """How the nodes that live stand to a version, or to those of an adapter that are wanted or held somewhere.
 
         Raises:
             NotFound: there is no such adapter, version or alias.
@@ -172,11 +170,7 @@ class RegistrationClient:
         reference = parse_reference(name)
         if reference.version is not None or reference.alias is not None:
             return self._rollouts.standings(self.catalog.version(reference))
-        return [
-            each
-            for each in self._rollouts.standings(*self.catalog.versions(reference.adapter)[-_SHOWN:])
-            if each.wanted or each.state not in (None, NodeState.RETIRED)
-        ]
+        return self._rollouts.standings_of_adapter(reference.adapter)
 
     def promotions(self) -> Promotions:
         """What moves aliases through a gate."""

@@ -7,6 +7,7 @@ of a profile replaces the engine's rules of the same condition; one with the ver
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from enum import StrEnum
@@ -175,13 +176,13 @@ def built_in_profile(name: str) -> EngineProfile:
 
 
 def load_profile(path: Path) -> EngineProfile:
-    """Read an operator's profile, strictly: an unknown or misspelt field is an error.
+    """Read an operator's profile, strictly: an unknown or misspelt field is an error; `~` is a home, if there is one.
 
     Raises:
         Configuration: the file cannot be read or is no profile; the message names the file and the field.
     """
     try:
-        with path.open("rb") as file:
+        with open(os.path.expanduser(path), "rb") as file:  # noqa: PTH111, PTH123 # pathlib raises for unknown users
             raw = file.read(MAX_PROFILE_BYTES + 1)
         fields = load_object(raw[:MAX_PROFILE_BYTES])
         unknown = sorted(fields.keys() - EngineProfile.model_fields)
@@ -205,7 +206,7 @@ def find_profiles(names: Iterable[str]) -> tuple[EngineProfile, ...]:
     found: dict[str, EngineProfile] = {}
     for name in names:
         is_file = name not in BUILT_IN and (name.endswith(".json") or "/" in name)
-        profile = load_profile(Path(name).expanduser()) if is_file else built_in_profile(name)
+        profile = load_profile(Path(name)) if is_file else built_in_profile(name)
         if profile.name in found:
             raise Configuration(f"two engine profiles have the name {profile.name!r}")
         found[profile.name] = profile

@@ -24,7 +24,8 @@
     ├── PromotionAborted    the gate did not open: the alias is where it was
     ├── ArtifactDamaged     what the artifact store holds is not what the digest says: do not use it
     ├── WaitTimeout         the outcome did not come in time; the registration goes on
-    └── Configuration       the settings are wrong: fail at start
+    ├── Configuration       the settings are wrong: fail at start
+    └── WrongUsage          the command line is wrong: read its help
 
 The docstring of a class is its default message. Every error has a stable ``code`` and a ``remedy``, and
 survives pickling, attributes included.
@@ -250,6 +251,13 @@ class Configuration(RegistryError):
 
     code = "CONFIGURATION"
     remedy = "Correct the setting that the message names."
+
+
+class WrongUsage(RegistryError):
+    """The command line is wrong."""
+
+    code = "WRONG_USAGE"
+    remedy = "See what the command takes with `--help`."
 
 
 def _rebuild(kind: type[RegistryError], message: str, attributes: dict[str, object]) -> RegistryError:

@@ -21,6 +21,11 @@ from lora_registry.names import DEFAULT_NAMESPACE, AdapterName, Reference
 from lora_registry.settings import Settings
 
 MAX_LABELS = 32
+_LABELS = (
+    f"Give at most {MAX_LABELS} labels, with keys of at most 63 letters, digits, '.', '_', '/' and '-' "
+    "and values of at most 256 characters."
+)
+_LIST_ALIASES = "List the adapter's aliases with `lora-registry show NAME`."
 MAX_DIRECTION_S = 7 * 86_400.0
 _AT_ONCE = 500
 """Versions that one script retires: it keeps the server for some ten milliseconds."""
@@ -173,7 +178,7 @@ class Lifecycle:
         try:
             _Labels(labels=dict(labels))
         except ValidationError as error:
-            raise Rejected(describe_validation_error(error)) from error
+            raise Rejected(describe_validation_error(error), remedy=_LABELS) from error
         record = self.catalog.version(reference)
         keys, base = self._keys, record.base_model
         answer = self._call(
@@ -192,16 +197,19 @@ class Lifecycle:
         if answer[0] == "unknown":
             raise NotFound(f"{record.served_name} was retired meanwhile")
         if answer[0] == "too-many":
-            raise Rejected(f"{record.served_name} would have more than {MAX_LABELS} labels")
+            raise Rejected(f"{record.served_name} would have more than {MAX_LABELS} labels", remedy=_LABELS)
         return VersionRecord.model_validate_json(answer[1]), answer[0] == "changed"
 
     def history(self, adapter: AdapterName, alias: str) -> list[AliasMove]:
-        """The last 100 moves of an alias, newest first.
+        """The last 100 moves of an alias, newest first; for a while also of one that was removed.
 
         Raises:
+            NotFound: there is no such adapter or alias, and nothing is known of one that was.
             RedisUnavailable: the server is out of reach.
         """
         stored = command(self._redis, "LRANGE", self._keys.moves(adapter, alias), 0, -1)
+        if not stored and self.target(adapter, alias) is None:
+            raise NotFound(f"{adapter} has no alias {alias!r}", remedy=_LIST_ALIASES)
         return [AliasMove.parse(each) for each in stored]
 
     def rollback(self, adapter: AdapterName, alias: str, *, by: str = "") -> VersionRecord:
@@ -217,8 +225,10 @@ class Lifecycle:
             RedisUnavailable: the server is out of reach.
         """
         current = self.target(adapter, alias)
+        if current is None:
+            raise NotFound(f"{adapter} has no alias {alias!r}", remedy=_LIST_ALIASES)
         before = version_before(self.history(adapter, alias))
-        if current is None or before is None:
+        if before is None:
             raise NotFound(f"{adapter}@{alias} never pointed at an earlier version", remedy="Use `alias set`.")
         try:
             moved = {"expect": current.version, "by": by, "how": MovedBy.ROLLBACK}
@@ -287,7 +297,7 @@ class Lifecycle:
             ],
         )
         if answer[0] == "unknown":
-            raise NotFound(f"{adapter} has no alias {alias!r}")
+            raise NotFound(f"{adapter} has no alias {alias!r}", remedy=_LIST_ALIASES)
         if answer[0] == "conflict":
             raise Conflict(f"{adapter}@{alias} points at {answer[1]}, not at {expect}", current_version=int(answer[1]))
         return int(answer[1])

@@ -105,6 +105,11 @@ def parse_adapter(text: str, *, namespace: str = DEFAULT_NAMESPACE) -> AdapterNa
     Raises:
         InvalidName: the text is neither.
     """
+    if "@" in text or _VERSION_WORD.fullmatch(text.partition(".")[2].rpartition(".")[2]):
+        raise InvalidName(
+            f"{text[:100]!r} is {'an alias' if '@' in text else 'a version'}, where an adapter is meant",
+            remedy="Give the adapter's name alone: NAME, or NAMESPACE.NAME.",
+        )
     head, dot, tail = text.partition(".")
     return AdapterName(head, tail) if dot else AdapterName(namespace, head)
 

@@ -33,7 +33,8 @@ from lora_registry.settings import Settings
 MAX_REASON = 500
 MAX_RETIRED = 1000
 """Versions that a node retired and that are still told of it."""
-NodeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+NodeId = Annotated[str, StringConstraints(pattern=NODE_ID)]
 
 
 class NodeState(StrEnum):
@@ -88,7 +89,6 @@ class NodeInfo(BaseModel):
         dtype: what it serves in; `auto`: the base model's.
         eager: whether it loads what it wants at once, and not at the first request.
         flags: other options of the engine that rules ask for.
-        labels: what operators tell nodes apart by.
         select: selector of the versions that it wants (see selection.py); empty: all of its base model.
     """
 
@@ -106,7 +106,6 @@ class NodeInfo(BaseModel):
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     eager: bool = True
     flags: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
     select: str = ""
 
     @field_validator("base_model")

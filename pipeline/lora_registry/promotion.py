@@ -96,7 +96,7 @@ class Promotions:
             by: who, for the alias's history.
 
         Raises:
-            NotFound: there is no such version.
+            NotFound: there is no such version, or a canary of that name does not live.
             Conflict: somebody else moved the alias meanwhile, or another promotion of the version or alias is not over.
             NotServed: there are too few nodes to choose canaries from.
             PromotionAborted: a node failed, it took too long, or the version was retired; the alias is where it was.
@@ -224,7 +224,7 @@ class Promotions:
         """Have nodes hold the version meanwhile; the value is since when."""
         known = {node.info.node_id for node in self._rollouts.nodes.nodes(record.base_model) if node.alive}
         if unknown := sorted(set(nodes) - known):
-            raise Rejected(
+            raise NotFound(
                 f"{', '.join(unknown)[:200]}: no node of {record.base_model} of that name lives",
                 remedy="List them with `lora-registry nodes`.",
             )

@@ -15,6 +15,7 @@ from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import command, open_bell, redis_errors, server_time_s
 from lora_registry.errors import NotServed, RedisUnavailable, Rejected, WaitTimeout
 from lora_registry.keys import Keys
+from lora_registry.names import AdapterName
 from lora_registry.node_verdicts import verdict_for_node, why_not
 from lora_registry.nodes import SERVED, Ack, Node, NodeRegistry, NodeState
 from lora_registry.selection import followed_aliases, parse_selector
@@ -22,6 +23,8 @@ from lora_registry.settings import Settings
 
 _RECHECK_S = 1.0
 """Without any bell it is looked this often whether nodes came or died."""
+_SHOWN = 100
+"""Newest versions of an adapter that are looked at although no alias and no direction names them."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,25 @@ class Rollouts:
                 directed=directed.get(record.field, ()),
             )
         return found
+
+    def standings_of_adapter(self, adapter: AdapterName) -> list[Standing]:
+        """How the nodes that live stand to what an alias or a direction names, and to newer ones that they hold.
+
+        Raises:
+            NotFound: the adapter has no published version.
+            RedisUnavailable: the server is out of reach.
+        """
+        records = self._catalog.versions(adapter)
+        older, newest = records[:-_SHOWN], records[-_SHOWN:]
+        if older:
+            aliased = {target.version for target in self._catalog.aliases(adapter).values()}
+            directed = self._directed(older[0].base_model, older)
+            older = [each for each in older if each.version in aliased or each.field in directed]
+        return [
+            each
+            for each in self.standings(*older, *newest)
+            if each.wanted or each.state not in (None, NodeState.RETIRED)
+        ]
 
     def wait(
         self,

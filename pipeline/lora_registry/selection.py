@@ -3,6 +3,7 @@ to hold.
 
     namespace=team,tier=gold,env!=test          terms that all hold; a word alone asks for a label of any value
     name=support-bot,name=sql-*,alias=stable    several names, or several aliases, are alternatives
+    alias=@own                                  what each adapter's own alias points at; @any: what any alias does
     label:name=x                                a label that is called like one of the other terms
     tier==gold                                  the same as tier=gold, as Kubernetes writes it
 """
@@ -10,7 +11,7 @@ to hold.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -20,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from lora_registry.announcements import CatalogView
 from lora_registry.catalog import ANY_ALIAS, OWN_ALIAS
 from lora_registry.catalog_records import VersionRecord
-from lora_registry.errors import Rejected
+from lora_registry.errors import InvalidName, Rejected
 from lora_registry.events import Key, Value, describe_validation_error
-from lora_registry.names import AdapterName
+from lora_registry.names import AdapterName, check_word
 
 _TERM = re.compile(r"(label:)?([^!=:\s]+)(?:(==|!?=)(.*))?", re.DOTALL)
-Pattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*][a-z0-9_*-]{0,95}$")]
+_PATTERN = r"^[a-z0-9*][a-z0-9_*-]{0,95}$"
+Pattern = Annotated[str, StringConstraints(pattern=_PATTERN)]
 Alias = Annotated[str, StringConstraints(pattern=r"^(@own|@any|[a-z0-9][a-z0-9_-]{0,95})$")]
 
 
@@ -67,16 +69,22 @@ class Selector(BaseModel):
         own = {OWN_ALIAS} if alias == adapter.name else set()
         return not {ANY_ALIAS, alias, *own}.isdisjoint(self.aliases or (unsaid,))
 
-    def narrowed(self, **fields: object) -> Selector:
-        """The selector with some fields replaced.
+    def narrowed(
+        self, *, namespace: str | None = None, aliases: Iterable[str] = (), labels: Mapping[str, str] | None = None
+    ) -> Selector:
+        """The selector with more terms.
 
         Raises:
-            Rejected: a field is not legal.
+            InvalidName: the namespace or an alias can be none.
+            Rejected: a label is not legal, or a term contradicts another.
         """
-        try:
-            return Selector(**(self.model_dump() | fields))
-        except ValidationError as error:
-            raise Rejected(describe_validation_error(error), remedy=_REMEDY) from error
+        namespaces = [self.namespace] if self.namespace else []
+        fields: dict[str, object] = {
+            "namespace": _one_namespace([*namespaces, *([] if namespace is None else [namespace])]),
+            "aliases": tuple(dict.fromkeys([*self.aliases, *map(check_alias, aliases)])),
+            "labels": _by_key([*self.labels.items(), *(labels or {}).items()], "="),
+        }
+        return _make(**(self.model_dump() | fields))
 
     def __str__(self) -> str:
         terms = [f"namespace={self.namespace}"] if self.namespace else []
@@ -97,13 +105,14 @@ def parse_selector(text: str) -> Selector:
     """Parse the terms of a selector, separated by commas.
 
     Raises:
-        Rejected: a term is none; the message names it.
+        InvalidName: a namespace, a name or an alias can be none.
+        Rejected: a term is none, or contradicts another; the message names it.
     """
     namespaces: list[str] = []
     names: list[str] = []
     aliases: list[str] = []
-    labels: dict[str, str] = {}
-    not_labels: dict[str, str] = {}
+    labels: list[tuple[str, str]] = []
+    not_labels: list[tuple[str, str]] = []
     has_labels: list[str] = []
     for term in filter(None, (part.strip() for part in text.split(","))):
         read = _TERM.fullmatch(term)
@@ -120,20 +129,59 @@ def parse_selector(text: str) -> Selector:
         elif operator is None:
             has_labels.append(key)
         else:
-            (labels if operator == "=" else not_labels)[key] = value
-    if len(namespaces) > 1:
-        raise Rejected("a selector names at most one namespace", remedy=_REMEDY)
+            (labels if operator == "=" else not_labels).append((key, value))
+    return _make(
+        namespace=_one_namespace(namespaces),
+        names=tuple(map(_check_pattern, names)),
+        aliases=tuple(map(check_alias, aliases)),
+        labels=_by_key(labels, "="),
+        not_labels=_by_key(not_labels, "!="),
+        has_labels=tuple(has_labels),
+    )
+
+
+def check_alias(alias: str) -> str:
+    """Return `alias` if it can be asked for: a legal alias, `@own` or `@any`.
+
+    Raises:
+        InvalidName: it cannot.
+    """
+    return alias if alias in (OWN_ALIAS, ANY_ALIAS) else check_word(alias, what="alias")
+
+
+def _check_pattern(pattern: str) -> str:
+    if "*" not in pattern:
+        return check_word(pattern)
+    if not re.fullmatch(_PATTERN, pattern):
+        raise InvalidName(f"name {pattern[:100]!r} matches no name: it takes a-z, 0-9, '_', '-' and '*'")
+    return pattern
+
+
+def _one_namespace(namespaces: Iterable[str]) -> str:
+    return _by_key((("namespace", check_word(each, what="namespace")) for each in namespaces), "=").get("namespace", "")
+
+
+def _by_key(terms: Iterable[tuple[str, str]], operator: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in terms:
+        if found.setdefault(key, value) != value:
+            raise _contrary(f"{key}{operator}{found[key]}", f"{key}{operator}{value}")
+    return found
+
+
+def _make(**fields: object) -> Selector:
     try:
-        return Selector(
-            namespace="".join(namespaces),
-            names=tuple(names),
-            aliases=tuple(aliases),
-            labels=labels,
-            not_labels=not_labels,
-            has_labels=tuple(has_labels),
-        )
+        selector = Selector.model_validate(fields)
     except ValidationError as error:
         raise Rejected(describe_validation_error(error), remedy=_REMEDY) from error
+    for key, value in sorted(selector.labels.items() & selector.not_labels.items()):
+        raise _contrary(f"{key}={value}", f"{key}!={value}")
+    return selector
+
+
+def _contrary(*terms: str) -> Rejected:
+    named = " and ".join(term[:100] for term in terms)
+    return Rejected(f"a selector cannot have both {named}", remedy="Keep one of the two terms.")
 
 
 _NO_COLLECTIONS = (

@@ -132,6 +132,9 @@ def test_how_many_versions_are_kept_is_said_for_adapters_and_namespaces(registry
     assert ask("keep-last", "support-bot")["keep_last"] == 5
     assert ask("keep-last", "support-bot", "2")["keep_last"] == 2
     assert "the newest 2" in run("keep-last", "support-bot").stdout
+    refused = run("keep-last", "support-bot", "7", "--forget")
+    assert (refused.exit_code, "--forget" in refused.stderr) == (2, True)
+    assert ask("keep-last", "support-bot")["keep_last"] == 2
     assert ask("keep-last", "support-bot", "--forget")["keep_last"] == 5
 
 
@@ -170,6 +173,53 @@ def test_collection_is_what_its_selector_finds_now(registry: Registry) -> None:
     assert ask("collection", "remove", "gold") == {"removed": "gold"}
     assert ask("collection", "show", "gold", ends=1)["error"]["code"] == "NOT_FOUND"
     assert run("collection", "set", "bad", "--select", "no term!").exit_code == 2
+    assert run("collection", "set", "every").stdout == "added every: what each adapter's own alias points at\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--select", "namespace=Team A!!"), "NAME_INVALID"),
+        (("--namespace", "Team A!!"), "NAME_INVALID"),
+        (("--namespace", ""), "NAME_INVALID"),
+        (("--alias", ""), "NAME_INVALID"),
+        (("--namespace", "team", "--select", "namespace=other"), "REJECTED"),
+        (("--label", "a=b", "--select", "a=c"), "REJECTED"),
+        (("--label", "a=b", "--select", "a!=b"), "REJECTED"),
+        (("--label", "bad key=1"), "REJECTED"),
+    ],
+)
+def test_collection_that_would_stand_for_nothing_is_refused(
+    registry: Registry, arguments: tuple[str, ...], code: str
+) -> None:
+    """What can be no name, and terms that contradict one another; nothing is kept of it."""
+    assert ask("collection", "set", "some", *arguments, ends=2)["error"]["code"] == code
+    assert ask("collection", "list") == []
+
+
+def test_collection_s_terms_may_be_said_twice(registry: Registry) -> None:
+    """As an option and in the selector, with the same value."""
+    terms = ("--namespace", "team", "--label", "a=b", "--label", "a=b", "--select", "namespace=team,a=b")
+    assert ask("collection", "set", "some", *terms)["selector"]["labels"] == {"a": "b"}
+
+
+def test_versions_are_listed_by_each_adapter_s_own_alias_or_any(registry: Registry) -> None:
+    """As in a selector; what can be no namespace, alias or label is refused instead of finding nothing."""
+    registry.register("a", content="one")
+    registry.register("a", content="two")
+    registry.register("a", content="three")
+    registry.catalog.move_alias(AdapterName("default", "a"), "stable", 1)
+
+    def listed(*arguments: str) -> list[str]:
+        return [each["served_name"] for each in ask("list", *arguments)]
+
+    assert listed("--alias", "@own") == ["a.v3"]
+    assert listed("--alias", "@any") == ["a.v1", "a.v3"]
+    assert listed("--alias", "stable") == ["a.v1"]
+    for option, wrong in ("--alias", "@mine"), ("--alias", ""), ("--namespace", "Team A!!"), ("--namespace", ""):
+        assert ask("list", option, wrong, ends=2)["error"]["code"] == "NAME_INVALID"
+    assert ask("list", "--label", "bad key=1", ends=2)["error"]["code"] == "REJECTED"
+    assert ask("collection", "set", "own", "--alias", "@own")["selector"]["aliases"] == ["@own"]
 
 
 def test_nodes_and_rollout_are_listed(registry: Registry) -> None:
@@ -192,6 +242,78 @@ def test_nodes_and_rollout_are_listed(registry: Registry) -> None:
     assert "no DoRA here" in run("rollout", "support-bot.v1").stdout
     nodes.leave("node-1")
     assert "no node that lives wants support-bot" in run("rollout", "support-bot").stdout
+    assert "no serving node of nosuch is known" in run("nodes", "--base", "nosuch").stdout
+
+
+_BIG = "9" * 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ends", "code", "says"),
+    [
+        (("rollback", "x", ""), 2, "NAME_INVALID", "alias ''"),
+        (("rollback", "x", "nosuch"), 1, "NOT_FOUND", "x has no alias 'nosuch'"),
+        (("rollback", "x.v3"), 2, "NAME_INVALID", "'x.v3' is a version"),
+        (("rollback", "x@prod"), 2, "NAME_INVALID", "'x@prod' is an alias"),
+        (("alias", "set", "x.v1", "prod", "1"), 2, "NAME_INVALID", "'x.v1' is a version"),
+        (("alias", "set", "x", "x@prod", "1"), 2, "NAME_INVALID", "alias 'x@prod'"),
+        (("alias", "set", "x", "prod", _BIG), 1, "NOT_FOUND", "no version 999"),
+        (("alias", "set", "x", "prod", "9" * 5000), 2, "WRONG_USAGE", "is no version number"),
+        (("alias", "set", "x", "prod", "-1"), 2, "WRONG_USAGE", "-1"),
+        (("alias", "set", "x", "prod", "1", "--expect", "0"), 1, "CONFLICT", "points at 2, not at nothing"),
+        (("alias", "set", "x", "prod", "1", "--expect", ""), 2, "WRONG_USAGE", "'' is no version number"),
+        (("alias", "remove", "x", "prod", "--expect", "0"), 1, "CONFLICT", "points at 2"),
+        (("alias", "remove", "x", "x"), 2, "REJECTED", "the adapter's own alias"),
+        (("alias", "history", "x", "nosuch"), 1, "NOT_FOUND", "x has no alias 'nosuch'"),
+        (("alias", "history", "nosuch", "nosuch"), 1, "NOT_FOUND", "'nosuch'"),
+        (("promote", "x", "3", "--alias", ""), 2, "NAME_INVALID", "alias ''"),
+        (("promote", "default.x.v3", "3"), 2, "NAME_INVALID", "'default.x.v3' is a version"),
+        (("promote", "x", "x.v3"), 2, "WRONG_USAGE", "'x.v3' is no version number"),
+        (("promote", "x", "3", "--canary", "nosuch"), 1, "NOT_FOUND", "nosuch"),
+        (("promote", "x", "3", "--canary", "-1"), 2, "WRONG_USAGE", "'-1'"),
+        (("promote", "x", "3", "--canary", "1.5,bad id"), 2, "WRONG_USAGE", "'1.5,bad id'"),
+        (("promote", "x", "3", "--canary", "00"), 2, "WRONG_USAGE", "'00'"),
+        (("promote", "x", "3", "--canary", "9" * 5000), 2, "WRONG_USAGE", "'999"),
+        (("label", "x", "=v"), 2, "REJECTED", "labels"),
+        (("label", "x", "a=b", "a=c"), 2, "WRONG_USAGE", "'a=c'"),
+        (("label", "x", "a=b", "a-"), 2, "WRONG_USAGE", "'a-'"),
+        (("retire", "x@x"), 2, "WRONG_USAGE", "'x@x' is an alias"),
+        (("retire", f"x.v{_BIG}"), 1, "NOT_FOUND", "no version 999"),
+        (("nodes", "show", ""), 1, "NOT_FOUND", "no node ''"),
+        (("rollout", "x@"), 2, "NAME_INVALID", "alias ''"),
+        (("rollout", "default.x.v9"), 1, "NOT_FOUND", "x has no version 9"),
+        (("keep-last", "x", "9" * 400), 2, "WRONG_USAGE", "'[N]'"),
+        (("keep-last", "x.v3", "5"), 2, "NAME_INVALID", "'x.v3' is a version"),
+        (("watch", "--base", BASE, "--from", _BIG), 2, "WRONG_USAGE", "'--from'"),
+        (("collection", "set", "c", "--select", "name=x.v3"), 2, "NAME_INVALID", "name 'x.v3'"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
+)
+def test_odd_input_ends_with_a_code_a_cause_and_a_remedy(
+    registry: Registry, arguments: tuple[str, ...], ends: int, code: str, says: str
+) -> None:
+    """As an operator would mistype it: one sentence of each, for programs too, and nothing is changed."""
+    for content in "123":
+        registry.register("x", content=content)
+    registry.catalog.move_alias(AdapterName("default", "x"), "prod", 2)
+    serve(join(registry), "node-1", "x.v3")
+    before = registry.log()
+    error = ask(*arguments, ends=ends)["error"]
+    assert (error["code"], says in error["message"], bool(error["remedy"])) == (code, True, True)
+    if code == "REJECTED":
+        assert "findings" not in error["remedy"]
+    assert registry.log() == before
+
+
+def test_canaries_may_be_written_with_spaces(registry: Registry) -> None:
+    """After commas, as people do."""
+    registry.register()
+    nodes = join(registry)
+    join(registry, "node-2")
+    for node in "node-1", "node-2":
+        serve(nodes, node, "support-bot.v1")
+    done = ask("promote", "support-bot", "1", "--canary", "node-1, node-2")
+    assert done["canaries"] == ["node-1", "node-2"]
 
 
 def register_and_publish(registry: Registry, *wait: str) -> Result:

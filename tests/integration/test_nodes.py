@@ -44,6 +44,13 @@ def test_node_is_listed_with_what_it_said_of_itself(registry: Registry) -> None:
         nodes.node("d")
 
 
+def test_what_a_node_of_another_version_says_besides_is_left_out(registry: Registry) -> None:
+    """It is read all the same, and is shown without what nothing here knows."""
+    nodes = join(registry)
+    registry.client.hset(registry.keys.node("node-1"), "info", make_info().model_dump_json()[:-1] + ',"labels":{}}')
+    assert "labels" not in nodes.node("node-1").info.model_dump()
+
+
 def test_changed_node_is_known_anew_and_keeps_its_age(registry: Registry) -> None:
     """A heartbeat that says something new replaces what was known, and not since when the node is there."""
     nodes = join(registry, digests=(digest_of("one"),))

@@ -17,7 +17,6 @@ from lora_registry.errors import (
     NotServed,
     PromotionAborted,
     RedisUnavailable,
-    Rejected,
     ServerNotAdmitted,
 )
 from lora_registry.nodes import NodeState
@@ -368,7 +367,7 @@ def test_canary_that_is_not_there_is_refused_before_anything_is_told(
     promotions = two_versions(registry)
     join(registry, "of-another-base", base_model="other")
     before = registry.log()
-    with pytest.raises(Rejected, match=canaries[0]):
+    with pytest.raises(NotFound, match=canaries[0]):
         promotions.promote(BOT, 2, "stable", canaries=canaries, timeout_s=30)
     assert registry.log() == before
 

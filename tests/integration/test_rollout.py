@@ -82,6 +82,21 @@ def test_rollout_shows_what_drains_and_not_what_is_done(registry: Registry) -> N
     assert states(client.standings("support-bot@support-bot")) == {"node-1": None}
 
 
+def test_rollout_shows_what_an_alias_or_a_direction_names_however_old(registry: Registry) -> None:
+    """Of an adapter with many versions only the newest are looked at, and besides them those that somebody wants."""
+    registry.publish_in_order([registry.submit(content=str(number)) for number in range(104)])
+    adapter = AdapterName("default", "support-bot")
+    registry.catalog.move_alias(adapter, "prod", 2)
+    registry.lifecycle.direct(registry.catalog.versions(adapter)[2], ["node-1"], for_s=60)
+    serve(join(registry), "node-1", "support-bot.v2")
+    found = client_of(registry).standings("support-bot")
+    assert [(each.served_name, each.state) for each in found] == [
+        ("support-bot.v2", NodeState.ROUTABLE),
+        ("support-bot.v3", None),
+        ("support-bot.v104", None),
+    ]
+
+
 # What is needed
 
 

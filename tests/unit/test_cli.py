@@ -22,6 +22,7 @@ from lora_registry.errors import (
     QueueFull,
     RedisUnavailable,
     RegistryError,
+    Rejected,
     ServerNotAdmitted,
     WaitTimeout,
 )
@@ -37,6 +38,8 @@ from lora_workers.cli.registering import absolute
 from lora_workers.cli.watching import lines_of
 from lora_workers.extras import MissingExtra
 from lora_workers.installation import Staffing, data_directory, environment_of
+from lora_workers.sources import scheme_of
+from lora_workers.training import locate
 
 BASE_DIRECTORY = Path(__file__).resolve().parents[2] / "workers" / "lora_workers" / "demo_data" / "bases" / "tiny-llama"
 WITHOUT = """
@@ -313,6 +316,60 @@ def test_relative_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert absolute("/adapters/a") == "/adapters/a"
     assert absolute("org/repo") == "org/repo"
     assert absolute("hf://org/repo@main") == "hf://org/repo@main"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "adapter",
+        "./adapter",
+        "a/b",
+        "a/c",
+        "a/b/c",
+        "/a",
+        "/a/b",
+        "~no-such-user/x",
+        "org/repo@main",
+        "s3://bucket/a",
+        "hf://o/r",
+    ],
+)
+def test_a_training_job_and_the_command_line_take_a_source_for_the_same_place(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory here or a repository of the Hub: who asks makes no difference."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "c").mkdir(parents=True)
+    found = absolute(source)
+    assert locate(source) == (f"hf://{found}" if scheme_of(found) == "hf" and "://" not in found else found)
+
+
+def test_no_source_is_not_the_working_directory() -> None:
+    """An empty one is a slip, as of a variable that is not set."""
+    for read in absolute, locate:
+        with pytest.raises(Rejected, match="no source"):
+            read("")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["base", "add", "tiny", "~no-such-user/base"],
+        ["base", "add", "tiny", "file://~no-such-user/base"],
+        ["base", "add", "tiny", ""],
+        ["check", "/a", "--base", "~no-such-user/base"],
+        ["check", "/a", "--base", str(BASE_DIRECTORY), "--engine", "~no-such-user/engine.json"],
+        ["node", "--base", "tiny", "--profile", "~no-such-user/engine.json"],
+        ["up", "--data", "./data", "--source-root", "~no-such-user/models", "--redis-url", "nowhere"],
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_home_of_nobody_ends_in_one_line(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any directory does that is not there; and nothing given is not the working directory."""
+    monkeypatch.chdir(BASE_DIRECTORY if arguments[-1] == "" else tmp_path)
+    result = run(*arguments)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, result.stderr.startswith("error: ")) == (2, True), result.stderr
 
 
 def test_findings_of_one_kind_share_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,7 @@ def test_changed_file_is_read_again(tmp_path: Path) -> None:
         f'{{"a": {{"kind": "hub", "secret": "{SECRET}"}}}}',
         f'{{"a": {{"kind": "hub", "token": "{SECRET}…"}}}}',
         f'{{"a": {{"kind": "mlflow", "token": "{SECRET}…"}}}}',
+        f'{{"a": {{"kind": "hub", "token": "{SECRET}\\n{SECRET}"}}}}',
         f'{{"a": {{"kind": "s3", "anonymous": "{SECRET}"}}}}',
         f'{{"a": {{"kind": "fsspec", "options": {{"x": {{"y": "{SECRET}"}}}}}}}}',
     ],
@@ -82,6 +83,15 @@ def test_illegal_file_is_refused_without_a_word_of_it(tmp_path: Path, text: str)
     while chain is not None:
         assert SECRET not in f"{chain}{chain!r}"
         chain = chain.__cause__
+
+
+def test_token_is_what_a_header_takes(tmp_path: Path) -> None:
+    """HTTP would quote what it refuses; the line break at the end of what was pasted is no part of it."""
+    credentials = Credentials(write_credentials(tmp_path, {"default-hub": {"kind": "hub", "token": f" {SECRET}\n"}}))
+    found = credentials.get("", HubCredential, default="default-hub")
+    assert found is not None
+    assert found.token is not None
+    assert found.token.get_secret_value() == SECRET
 
 
 def test_missing_file_is_a_configuration_error(tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_a_bare_name_is_in_the_namespace_that_is_given() -> None:
     assert parse_reference("support-bot@stable", namespace="team") == Reference(team, alias="stable")
 
 
+@pytest.mark.parametrize("text", ["a.v3", "team.a.v3", "a@stable", "a.v3@stable", "team.a@stable"])
+def test_version_or_alias_where_an_adapter_is_meant_is_told_so(text: str) -> None:
+    """The remedy is to give the name alone, not to spell it otherwise."""
+    with pytest.raises(InvalidName, match="where an adapter is meant") as refused:
+        parse_adapter(text)
+    assert "NAMESPACE.NAME" in refused.value.remedy
+
+
 @pytest.mark.parametrize("word", sorted(RESERVED))
 def test_reserved_words_name_nothing(word: str) -> None:
     """No namespace, adapter or alias takes a word that engines give a meaning of their own."""

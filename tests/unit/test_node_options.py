@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lora_registry.errors import Configuration
 from lora_workers.cli.app import app
-from lora_workers.node.options import load_options, node_id_for
+from lora_workers.node.options import load_options
 
 
 def test_flags_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,9 +55,32 @@ def test_the_engines_key_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_two_engines_on_one_host_are_two_nodes() -> None:
     """The default name tells them apart, and a restart keeps it."""
-    assert node_id_for("http://127.0.0.1:8000") != node_id_for("http://127.0.0.1:8001/")
-    assert node_id_for("http://127.0.0.1:8000").endswith("-8000")
-    assert node_id_for("/srv/adapters").endswith("-adapters")
+    for url, port in ("http://127.0.0.1:8000", "-8000"), ("http://127.0.0.1:8001/", "-8001"):
+        assert load_options(base="b", engine_url=url).node_id.endswith(port)
+        assert load_options(base="b", engine_url=url, cache="other").node_id.endswith(port)
+
+
+@pytest.mark.parametrize("engine_url", ["", "/srv/adapters", "file:///srv/adapters", "./é"])
+def test_without_a_port_two_nodes_on_one_host_differ_by_their_caches(
+    engine_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has one of its own; however its path is written, it is the same after a restart."""
+    if engine_url:
+        monkeypatch.setenv("LORA_REGISTRY_NODE_ENGINE_URL", engine_url)
+    monkeypatch.chdir(tmp_path)
+    one, other = load_options(base="b", cache="one").node_id, load_options(base="b", cache=Path("other")).node_id
+    assert one != other
+    assert load_options(base="b", cache=tmp_path / "other" / ".." / "one").node_id == one
+    monkeypatch.setenv("LORA_REGISTRY_NODE_CACHE", "one")
+    assert load_options(base="b").node_id == one
+    assert ("-adapters-" in one) is ("adapters" in engine_url)
+    assert load_options(base="b", node_id="mine").node_id == "mine"
+
+
+def test_a_long_name_of_a_host_keeps_what_tells_nodes_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the name that is cut."""
+    monkeypatch.setattr("socket.gethostname", lambda: "h" * 200)
+    assert load_options(base="b", cache="one").node_id != load_options(base="b", cache="other").node_id
     assert load_options(base="b", engine_url="http://x:8001").node_id.endswith("-8001")
 
 

@@ -24,7 +24,7 @@ PLAIN = AdapterConfig(rank=8, lora_alpha=16.0, target_modules=("q_proj", "v_proj
 
 def make_traits(config: AdapterConfig = PLAIN, **fields: Any) -> AdapterTraits:
     """Traits of a plain adapter, with some changed."""
-    given = {"largest_rank": config.rank, "targets": frozenset({"q_proj", "v_proj"}), "module_ranks": {"a": 8}}
+    given = {"largest_rank": config.rank, "targets": frozenset({"q_proj", "v_proj"})}
     return AdapterTraits(config, **(given | fields))
 
 

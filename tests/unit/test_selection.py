@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from tests.unit.test_announcements import make_record
 
 from lora_registry.announcements import CatalogView, Direction
 from lora_registry.catalog_records import AliasMode, AliasTarget
-from lora_registry.errors import Rejected
+from lora_registry.errors import InvalidName, Rejected
 from lora_registry.names import AdapterName
 from lora_registry.selection import Selector, parse_selector, wanted_by
 
@@ -32,6 +34,11 @@ NOW_S = 1_000.0
         ("sum===5,sum!==6", Selector(labels={"sum": "=5"}, not_labels={"sum": "=6"})),
         ("label:collection=x", Selector(labels={"collection": "x"})),
         ("empty=", Selector(labels={"empty": ""})),
+        ("namespace=team,namespace=team,tier=gold,tier==gold", Selector(namespace="team", labels={"tier": "gold"})),
+        (
+            "tier=gold,tier!=silver,tier",
+            Selector(labels={"tier": "gold"}, not_labels={"tier": "silver"}, has_labels=("tier",)),
+        ),
     ],
 )
 def test_terms_are_read(text: str, selector: Selector) -> None:
@@ -42,7 +49,7 @@ def test_terms_are_read(text: str, selector: Selector) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["=x", "a b=c", "namespace!=team", "namespace", "namespace=a,namespace=b", "name=UPPER", "name=", "alias=v 1",
+    ["=x", "a b=c", "namespace!=team", "namespace",
      "alias!=x", "alias!==x", "bad key=x", "!tier", "tier in (gold)",
      "collection=x", "collection!=x", "collection", "a:b=c", f"k={'x' * 257}"],
 )  # fmt: skip
@@ -51,6 +58,58 @@ def test_what_is_no_term_is_refused(text: str) -> None:
     with pytest.raises(Rejected) as refused:
         parse_selector(text)
     assert "=" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("namespace=Team A!!", "namespace 'Team A!!'"),
+        ("tier=gold,namespace=team.x", "namespace 'team.x'"),
+        ("namespace=", "namespace ''"),
+        ("name=UPPER", "name 'UPPER'"),
+        ("name=", "name ''"),
+        ("name=v3", "name 'v3'"),
+        ("name=base", "name 'base'"),
+        ("name=team.*", "name 'team.*'"),
+        ("alias=v 1", "alias 'v 1'"),
+        ("alias=@mine", "alias '@mine'"),
+        ("alias=v1", "alias 'v1'"),
+    ],
+)
+def test_what_can_be_no_name_is_refused(text: str, wrong: str) -> None:
+    """Nothing is ever called so: the selector would select nothing for ever, and say nothing."""
+    with pytest.raises(InvalidName, match=re.escape(wrong)):
+        parse_selector(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "namespace=a,namespace=b",
+        "tier=gold,tier=silver",
+        "env!=a,env!=b",
+        "tier=gold,label:tier!=gold",
+        "label:name=a,label:name=b",
+    ],
+)
+def test_terms_that_contradict_one_another_are_refused(text: str) -> None:
+    """The last one is not taken for all; both are named."""
+    first, second = text.replace("label:", "").split(",")
+    with pytest.raises(Rejected, match=f"{first} and {second}"):
+        parse_selector(text)
+
+
+def test_selector_is_narrowed_by_more_terms() -> None:
+    """What it says already may be said again; what contradicts it is refused, and names have to be legal."""
+    selector = parse_selector("namespace=team,tier=gold,alias=stable")
+    narrower = selector.narrowed(namespace="team", labels={"tier": "gold", "env": "prod"}, aliases=("@own", "stable"))
+    assert str(narrower) == "namespace=team,alias=stable,alias=@own,env=prod,tier=gold"
+    for contrary in ({"namespace": "other"}, {"labels": {"tier": "silver"}}):
+        with pytest.raises(Rejected, match=r"=\w+ and \w+="):
+            selector.narrowed(**contrary)
+    for wrong in ({"namespace": "Team A!!"}, {"aliases": ("v 1",)}):
+        with pytest.raises(InvalidName):
+            Selector().narrowed(**wrong)
 
 
 def test_a_collection_is_no_term_and_its_own_terms_are_asked_for() -> None:
@@ -70,6 +129,8 @@ values = st.from_regex(r"=?[a-z0-9=!:-]{0,8}", fullmatch=True)
 )
 def test_any_labels_survive_text(labels: dict[str, str], not_labels: dict[str, str], has: list[str]) -> None:
     """Writing and reading is the identity for labels without commas, those named like other terms included."""
+    contrary = labels.items() & not_labels.items()
+    not_labels = {key: value for key, value in not_labels.items() if (key, value) not in contrary}
     selector = Selector(labels=labels, not_labels=not_labels, has_labels=tuple(has))
     assert parse_selector(str(selector)) == selector
 

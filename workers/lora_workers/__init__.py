@@ -19,6 +19,7 @@ numeric/             the numbers of weights, measured as they are copied; numeri
 canary_engines       the engines that candidates are tried on
 linear_patterns      regular expressions that adapters bring, in linear time
 training             register_adapter, for training jobs; remote_copies: an inbox on an object store
+local_paths            … what a source that a person typed is on this machine
 trainer_callback       … a callback for transformers' Trainer
 base_models          a base model's profile from its files (base_files), or as transformers builds it (meta_model)
 logs                 logging of every process

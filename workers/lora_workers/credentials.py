@@ -25,13 +25,15 @@ ARTIFACT_STORE: Final = "artifact-store"
 ADAPTER_INBOX: Final = "adapter-inbox"
 
 
-def _check_ascii(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().isascii():
+def _check_header(secret: SecretStr) -> SecretStr:
+    stripped = secret.get_secret_value().strip()  # a file's last line break is no part of it, and HTTP would quote it
+    if not (stripped.isascii() and stripped.isprintable()):
         raise ValueError("it has characters that no HTTP header takes; was an example copied?")
-    return secret
+    return SecretStr(stripped)
 
 
-HeaderText = Annotated[SecretStr, AfterValidator(_check_ascii)]
+HeaderText = Annotated[SecretStr, AfterValidator(_check_header)]
+"""A token that an HTTP header takes, without the white space around it."""
 
 
 class _Credential(BaseModel):

@@ -25,6 +25,7 @@ from lora_registry.events import Follow, RegistrationRequested, describe_validat
 from lora_registry.names import DEFAULT_NAMESPACE, parse_adapter
 from lora_registry.registrations import Outcome, Registration
 from lora_registry.settings import Settings, load_settings
+from lora_workers.local_paths import local_path
 
 OnError = Literal["raise", "warn"]
 ANSWER_S = 5.0
@@ -174,18 +175,14 @@ def locate(path_or_repo: str | Path | HubCommit, *, revision: str | None = None)
     """An absolute path, or a URL: `org/repo` that is no directory here is a repository on the Hub.
 
     Raises:
-        Rejected: `revision` is given for what has none, or has one already.
+        Rejected: the source is empty, or `revision` is given for what has none, or has one already.
     """
     if isinstance(path_or_repo, HubCommit):
         return f"hf://{path_or_repo.repo_url.repo_id}@{path_or_repo.oid}"
+    if path := local_path(path_or_repo):
+        return path
     text = str(path_or_repo)
-    is_path = isinstance(path_or_repo, Path) or text.startswith((".", "~", "/")) or text.count("/") != 1
-    if "://" in text:
-        source = text.removeprefix("file://")
-    elif is_path or Path(text).exists():
-        return str(Path(text).expanduser().absolute())
-    else:
-        source = f"hf://{text}"
+    source = text.removeprefix("file://") if "://" in text else f"hf://{text}"
     return _at_revision(source, revision) if revision else source
 
 

@@ -11,7 +11,7 @@ import redis
 import typer
 from typer.core import TyperGroup
 
-from lora_registry.errors import Configuration, RedisUnavailable, RegistryError
+from lora_registry.errors import Configuration, RedisUnavailable, RegistryError, WrongUsage
 from lora_workers.cli import (
     changing,
     checking,
@@ -32,8 +32,18 @@ from lora_workers.cli.fleet import node_commands, rollout
 from lora_workers.cli.hooks import hook_commands
 from lora_workers.cli.namespaces import namespace_commands
 from lora_workers.cli.options import is_json_asked
-from lora_workers.cli.output import EXIT_CODES, INTERRUPTED, NOBODY_READS, exit_code_of_error, print_error
+from lora_workers.cli.output import (
+    EXIT_CODES,
+    INTERRUPTED,
+    NOBODY_READS,
+    described,
+    exit_code_of_error,
+    print_error,
+    print_json,
+)
 from lora_workers.cli.tokens import token_commands
+
+_UsageError: Any = typer.BadParameter.__base__  # what typer names it by depends on its version
 
 
 class Commands(TyperGroup):
@@ -41,6 +51,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for; a failure that is no bug ends in one line and an exit code."""
+        given = list(ctx.args)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -49,6 +60,10 @@ class Commands(TyperGroup):
             raise typer.Exit(NOBODY_READS) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except _UsageError as error:
+            if "--json" in given:  # the options may not have been read yet
+                print_json({"error": described(WrongUsage(error.format_message()))})
+            raise
         except (RegistryError, redis.RedisError, OSError) as error:
             failure = _as_registry_error(error)
             print_error(failure, as_json=is_json_asked(ctx))

@@ -14,6 +14,7 @@ from lora_workers.base_files import BaseFiles, SourceBaseFiles
 from lora_workers.base_models import read_base_profile
 from lora_workers.cli.options import AsJson, Credential, open_client
 from lora_workers.cli.output import as_text, print_json, print_line, print_table
+from lora_workers.local_paths import absolute_path, check_given
 from lora_workers.sources import open_sources, scheme_of
 
 base_commands = typer.Typer(no_args_is_help=True, help="Base models that adapters are compared with.")
@@ -50,9 +51,8 @@ def add(
 
 def _open(source: str, credential: str) -> Path | BaseFiles:
     """The directory, if there is one; else the files at the URL."""
-    path = Path(source).expanduser()
-    if path.is_dir() or scheme_of(source) == "file":
-        return Path(source.removeprefix("file://")).expanduser().absolute()
+    if absolute_path(check_given(source)).is_dir() or scheme_of(source) == "file":
+        return absolute_path(source.removeprefix("file://"))
     return SourceBaseFiles(open_sources(load_settings()), source, credential=credential)
 
 

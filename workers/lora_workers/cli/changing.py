@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from typing import Annotated, Any
 
 import typer
 
 from lora_registry.catalog_records import VersionRecord
-from lora_registry.names import check_word, parse_adapter, parse_reference
+from lora_registry.names import AdapterName, check_word, parse_adapter, parse_reference
+from lora_registry.nodes import NODE_ID
 from lora_workers.cli.options import AsJson, open_client, parse_version, unwind_when_ended
 from lora_workers.cli.output import as_text, print_json, print_line, print_standings, print_table, when
 
@@ -17,6 +19,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 OptionalAlias = Annotated[
     str | None, typer.Argument(metavar="ALIAS", help="The adapter's own, its name, if none.", show_default=False)
 ]
+
+_NODE = re.compile(NODE_ID)
+_MOST_KEPT = 2**31 - 1
+"""As many as there are integer ids."""
 
 
 def who() -> str:
@@ -51,7 +57,7 @@ def retire(
 def rollback(name: Name, alias: OptionalAlias = None, as_json: AsJson = False) -> None:
     """Point an alias at the version it pointed at before, and pin it there; again goes further back."""
     adapter = parse_adapter(name)
-    named = check_word(alias or adapter.name, what="alias")
+    named = _named(alias, adapter)
     record = open_client().lifecycle.rollback(adapter, named, by=who())
     _print_moved(f"{adapter}@{named}", record, as_json=as_json)
 
@@ -76,7 +82,7 @@ def promote(
     after it did; if one of them fails or it takes too long, the alias is where it was before.
     """
     adapter = parse_adapter(name)
-    named = check_word(alias or adapter.name, what="alias")
+    named = _named(alias, adapter)
     unwind_when_ended()
     done = (
         open_client()
@@ -120,11 +126,14 @@ def label(
     for change in changes:
         key, equals, value = change.partition("=")
         if equals:
-            labels[key] = value
+            contradicts = key in dropped or labels.setdefault(key, value) != value
         elif change.endswith("-") and len(change) > 1:
             dropped.append(change[:-1])
+            contradicts = change[:-1] in labels
         else:
             raise typer.BadParameter(f"{change!r}: give KEY=VALUE to set, or KEY- to drop", param_hint="KEY=VALUE")
+        if contradicts:
+            raise typer.BadParameter(f"{change!r} contradicts what is before it; keep one", param_hint="KEY=VALUE")
     record, changed = open_client().lifecycle.label(reference, labels, drop=dropped)
     if as_json:
         print_json({"changed": changed, "version": record.model_dump(mode="json")})
@@ -137,7 +146,8 @@ def keep_last(
         str, typer.Argument(metavar="NAME|NAMESPACE.", help="An adapter, or a namespace and a dot.", show_default=False)
     ],
     number: Annotated[
-        int | None, typer.Argument(min=0, metavar="[N]", help="0 keeps all; none says it.", show_default=False)
+        int | None,
+        typer.Argument(min=0, max=_MOST_KEPT, metavar="[N]", help="0 keeps all; none says it.", show_default=False),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Take back what was said of it.")] = False,
     as_json: AsJson = False,
@@ -147,6 +157,8 @@ def keep_last(
     It counts from the next publication on. What is said of an adapter goes before its namespace, that before
     LORA_REGISTRY_KEEP_LAST.
     """
+    if forget and number is not None:
+        raise typer.BadParameter("give a number to keep, or --forget to take it back, not both", param_hint="--forget")
     lifecycle = open_client().lifecycle
     if name.endswith("."):
         namespace, adapter = check_word(name[:-1], what="namespace"), ""
@@ -194,12 +206,17 @@ def remove_alias(
 def _parse_canaries(text: str | None) -> int | tuple[str, ...]:
     if text is None:
         return ()
-    if text.isascii() and text.isdigit() and int(text) > 0:
+    if re.fullmatch(r"[1-9][0-9]{0,5}", text):
         return int(text)
-    nodes = tuple(filter(None, text.split(",")))
-    if not nodes or text == "0":
+    nodes = tuple(filter(None, map(str.strip, text.split(","))))
+    if not nodes or not text.strip("0") or not all(map(_NODE.fullmatch, nodes)):
         raise typer.BadParameter(f"{text!r}: give nodes with commas between, or how many", param_hint="--canary")
     return nodes
+
+
+def _named(alias: str | None, adapter: AdapterName) -> str:
+    """The alias that was named, or the adapter's own; an empty one is a slip, and means neither."""
+    return adapter.name if alias is None else check_word(alias, what="alias")
 
 
 def _print_moved(alias: str, record: VersionRecord, *, as_json: bool) -> None:

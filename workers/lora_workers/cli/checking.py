@@ -32,6 +32,7 @@ from lora_workers.cli.output import (
 )
 from lora_workers.cli.registering import absolute
 from lora_workers.dry_run import DryRun, numeric_findings
+from lora_workers.local_paths import absolute_path
 from lora_workers.sources import open_sources
 
 _UNNAMED_BASE = "local-base"
@@ -106,9 +107,8 @@ def check(
 
 
 def _base_profile(base: str, also_known_as: Iterable[str]) -> BaseProfile:
-    directory = Path(base).expanduser()
-    if directory.is_dir():
-        directory = directory.absolute()
+    directory = absolute_path(base)
+    if base and directory.is_dir():
         return read_base_profile(_name_of(directory), directory, also_known_as=tuple(also_known_as))
     if base.startswith((".", "/", "~")):
         raise Configuration(f"{base}: no such directory")

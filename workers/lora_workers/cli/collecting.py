@@ -26,26 +26,22 @@ def set_collection(
     base: Annotated[str | None, typer.Option(help="Of this base model only.", callback=check_base)] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="K=V", help="With this label only.")] = None,
     alias: Annotated[
-        list[str] | None, typer.Option(help="What this alias points at; each adapter's own if none is given.")
+        list[str] | None,
+        typer.Option(help="What this alias points at; @any: any alias; @own, or none given: each adapter's own."),
     ] = None,
     namespace: Annotated[str | None, typer.Option(help="In this namespace only.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a name to a selector; what it stands for changes with the catalog."""
-    selector = parse_selector(select)
-    more: dict[str, Any] = {
-        "labels": {**selector.labels, **parse_pairs(label, option="--label")},
-        "aliases": (*selector.aliases, *(check_word(each, what="alias") for each in alias or ())),
-        "namespace": check_word(namespace, what="namespace") if namespace else selector.namespace,
-    }
-    collection = Collection(
-        name=check_word(name, what="collection"), base_model=base or "", selector=selector.narrowed(**more)
-    )
+    labels = parse_pairs(label, option="--label")
+    selector = parse_selector(select).narrowed(namespace=namespace, aliases=alias or (), labels=labels)
+    collection = Collection(name=check_word(name, what="collection"), base_model=base or "", selector=selector)
     is_new = open_client().collections.set(collection)
     if as_json:
         print_json({"new": is_new, **_described(collection)})
     else:
-        print_line(f"{'added' if is_new else 'changed'} {name}: {collection.selector}")
+        terms = str(collection.selector) or "what each adapter's own alias points at"
+        print_line(f"{'added' if is_new else 'changed'} {name}: {terms}")
 
 
 @collection_commands.command("list")

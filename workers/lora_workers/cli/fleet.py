@@ -26,7 +26,8 @@ def list_nodes(
     if as_json:
         return print_json([_described(node) for node in found])
     if not found:
-        return print_line("no serving node is known; start one with `lora-registry node`")
+        of_base = f" of {base}" if base else ""
+        return print_line(f"no serving node{of_base} is known; start one with `lora-registry node`")
     rows = [
         (
             node.info.node_id,

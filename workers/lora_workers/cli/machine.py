@@ -18,6 +18,7 @@ from lora_workers.cli.output import print_line
 from lora_workers.embedded import EmbeddedValkey
 from lora_workers.extras import require
 from lora_workers.installation import Installation, Staffing, data_directory
+from lora_workers.local_paths import absolute_path
 from lora_workers.numeric_needs import settled
 
 _TERMINATED = 143
@@ -56,7 +57,7 @@ def up(
         workers, validate_workers or workers, log_level, gateway_port=gateway, with_resync=has_watches(load_settings())
     )
     with ExitStack() as held:
-        directory = held.enter_context(data_directory(data.expanduser().absolute()))
+        directory = held.enter_context(data_directory(absolute_path(data)))
         server = None if redis_url else EmbeddedValkey(directory / "valkey")
         settings = settled(_settings_for_up(server.url if server else redis_url, directory, source_root))
         _run(Installation(settings, server=server, staffing=staffing), settings, has_server=server is not None)
@@ -82,7 +83,7 @@ def demo_files(
 
 
 def _settings_for_up(redis_url: str | None, directory: Path, source_root: list[Path] | None) -> Settings:
-    roots = tuple(root.expanduser().absolute() for root in source_root or ())
+    roots = tuple(map(absolute_path, source_root or ()))
     if not roots and not os.environ.get("LORA_REGISTRY_SOURCE_ROOTS"):
         roots = (Path.cwd(),)
     settings = load_settings(redis_url=redis_url, source_roots=roots or None)

@@ -32,7 +32,8 @@ def node(
     ] = None,
     slots: Annotated[int | None, typer.Option(min=0, help="Adapters loaded at a time; 0: no limit of its own.")] = None,
     node_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="Its name; default: host and port of the URL.")
+        str | None,
+        typer.Option(metavar="ID", help="Its name; default: host and the URL's port, or a mark of its cache."),
     ] = None,
     drain_s: Annotated[float | None, typer.Option(min=0, metavar="S", help="How long the old version stays.")] = None,
     profile: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 from typing import Annotated, NoReturn
 
@@ -16,6 +17,7 @@ from lora_registry.settings import Settings, load_settings
 from lora_workers.logs import log_to_stderr
 
 _JSON_ASKED = "lora_workers.json"
+_VERSION = re.compile(r"v?[0-9]{1,95}", re.ASCII)
 
 
 def _remember(context: typer.Context, asked: bool) -> bool:
@@ -50,14 +52,13 @@ def parse_pairs(pairs: list[str] | None, *, option: str) -> dict[str, str]:
     """Parse the `K=V` of an option that may be repeated.
 
     Raises:
-        typer.BadParameter: one has no `=`, or a key comes twice.
+        typer.BadParameter: one has no `=`, or a key comes with two values.
     """
     parsed: dict[str, str] = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
-        if not equals or key in parsed:
-            raise typer.BadParameter(f"{pair!r}: give KEY=VALUE, each key once", param_hint=option)
-        parsed[key] = value
+        if not equals or parsed.setdefault(key, value) != value:
+            raise typer.BadParameter(f"{pair!r}: give KEY=VALUE, with one value for each key", param_hint=option)
     return parsed
 
 
@@ -67,10 +68,9 @@ def parse_version(text: str, *, option: str) -> int:
     Raises:
         typer.BadParameter: it is none.
     """
-    digits = text.removeprefix("v")
-    if not (digits.isascii() and digits.isdigit()):
-        raise typer.BadParameter(f"{text!r} is no version number", param_hint=option)
-    return int(digits)
+    if not _VERSION.fullmatch(text):
+        raise typer.BadParameter(f"{text[:100]!r} is no version number", param_hint=option)
+    return int(text.removeprefix("v"))
 
 
 def unwind_when_ended() -> None:

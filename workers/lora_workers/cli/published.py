@@ -9,9 +9,10 @@ import typer
 
 from lora_registry.catalog import Catalog
 from lora_registry.catalog_records import AliasTarget, VersionRecord
-from lora_registry.names import AdapterName, check_base_name, check_word, parse_adapter, parse_reference
+from lora_registry.names import AdapterName, check_word, parse_adapter, parse_reference
+from lora_registry.selection import Selector
 from lora_workers.cli.changing import alias_history, remove_alias, who
-from lora_workers.cli.options import AsJson, open_client, parse_pairs, parse_version
+from lora_workers.cli.options import AsJson, check_base, open_client, parse_pairs, parse_version
 from lora_workers.cli.output import as_text, print_json, print_line, print_table
 
 alias_commands = typer.Typer(no_args_is_help=True, help="Move aliases, or let them follow.")
@@ -22,20 +23,24 @@ Version = Annotated[str, typer.Argument(metavar="VERSION", help="3 or v3.", show
 
 
 def list_versions(
-    base: Annotated[str | None, typer.Option(help="Of this base model only.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of this base model only.", callback=check_base)] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="K=V", help="With this label only.")] = None,
     namespace: Annotated[str | None, typer.Option(help="In this namespace only.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Only what this alias points at.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Only what this alias points at; @own: each adapter's own; @any: any.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List published versions; JSON is a list of version records."""
-    if base is not None:
-        check_base_name(base)
-    if namespace is not None:
-        check_word(namespace, what="namespace")
-    labels = parse_pairs(label, option="--label")
-    pointed_at = check_word(alias, what="alias") if alias else None
-    found = open_client().catalog.select(base_model=base, namespace=namespace, labels=labels, alias=pointed_at)
+    wanted = Selector().narrowed(
+        namespace=namespace, aliases=() if alias is None else (alias,), labels=parse_pairs(label, option="--label")
+    )
+    found = open_client().catalog.select(
+        base_model=base,
+        namespace=wanted.namespace or None,
+        labels=wanted.labels,
+        alias=next(iter(wanted.aliases), None),
+    )
     records = sorted(found, key=lambda record: (record.adapter, record.version))
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +29,7 @@ from lora_workers.cli.output import (
     print_registration,
     print_standings,
 )
+from lora_workers.local_paths import local_path
 from lora_workers.training import stage, submit
 
 _LOOK_S = 0.3
@@ -118,11 +118,12 @@ def status(
 
 
 def absolute(source: str) -> str:
-    """A relative local path made absolute; URLs, and `org/repo` that is no directory here, as they are."""
-    is_local = source.startswith((".", "~")) or source.count("/") != 1 or Path(source).exists()
-    if "://" in source or not is_local:
-        return source
-    return str(Path(source).expanduser().absolute())
+    """A local path made absolute; what is on the Hub or has a URL, as it is.
+
+    Raises:
+        Rejected: it is empty.
+    """
+    return local_path(source) or source
 
 
 def _adapter(name: str, namespace: str | None) -> AdapterName:

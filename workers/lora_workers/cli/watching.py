@@ -23,7 +23,7 @@ RESET_TYPE = "io.lora-registry.reset.v1"
 def watch(
     base: Annotated[str, typer.Option(help="Base model to follow.", show_default=False)],
     from_sequence: Annotated[
-        int | None, typer.Option("--from", min=1, metavar="SEQ", help="Begin with this announcement.")
+        int | None, typer.Option("--from", min=1, max=2**63 - 1, metavar="SEQ", help="Begin with this announcement.")
     ] = None,
     idle_s: Annotated[
         float | None, typer.Option("--idle", min=0, metavar="S", help="Stop after so long without any.")

@@ -40,7 +40,7 @@ def describe_node(told: EngineDescription, options: NodeOptions) -> NodeInfo:
 def _profile(options: NodeOptions) -> EngineProfile | None:
     if options.profile in BUILT_IN:
         return built_in_profile(options.profile)
-    return load_profile(Path(options.profile).expanduser()) if options.profile else None
+    return load_profile(Path(options.profile)) if options.profile else None
 
 
 def refusal(record: VersionRecord, node: NodeInfo) -> tuple[str, str]:

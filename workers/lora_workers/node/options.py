@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lora_registry.errors import Configuration, InvalidName
@@ -15,8 +15,11 @@ from lora_registry.events import describe_validation_error
 from lora_registry.names import check_base_name
 from lora_registry.nodes import NodeId
 from lora_registry.settings import Seconds
+from lora_workers.credentials import HeaderText
 
 PREFIX = "LORA_REGISTRY_NODE_"
+_CACHE = Path("lora-registry-node")
+_LONGEST_ID = 128
 
 
 class NodeOptions(BaseSettings):
@@ -30,7 +33,7 @@ class NodeOptions(BaseSettings):
 
     base: str
     """Base model that the engine serves, as the registry calls it."""
-    cache: Path = Path("lora-registry-node")
+    cache: Path = _CACHE
     """Directory for artifacts; the engine must see it under the same path."""
     max_cache_gb: Annotated[float, Field(gt=0)] | None = None
     """What the cache may hold, in units of 10⁹ bytes; None: what the disk takes."""
@@ -39,7 +42,7 @@ class NodeOptions(BaseSettings):
     """Which driver."""
     engine_url: str = "http://127.0.0.1:8000"
     """Where the engine answers, or the directory that it watches."""
-    engine_api_key: SecretStr = SecretStr("")
+    engine_api_key: HeaderText = SecretStr("")
     """Bearer token that the engine asks for; empty: none."""
     profile: str = ""
     """Engine profile that says what the engine takes: a built-in one's name or a JSON file; empty: not known."""
@@ -49,8 +52,8 @@ class NodeOptions(BaseSettings):
     any_base: bool = False
     """Whether it goes on although the engine names another base model."""
 
-    node_id: NodeId = Field(default_factory=lambda: default_node_id())
-    """The node's name among all nodes; the default is the host's name and the engine's port."""
+    node_id: NodeId = ""
+    """The node's name among all nodes; by default what `default_node_id` says."""
     select: str = ""
     """Which versions it serves; empty: all of its base model that an alias points at."""
     slots: Annotated[int, Field(ge=0)] = 0
@@ -69,13 +72,13 @@ class NodeOptions(BaseSettings):
     retry_refused_s: Seconds = 600.0
     """Pause after a failure that does not pass by itself."""
 
-    @field_validator("engine_api_key")
+    @model_validator(mode="before")
     @classmethod
-    def _check_key(cls, key: SecretStr) -> SecretStr:
-        stripped = key.get_secret_value().strip()  # a file's last line break is no part of it, and HTTP would quote it
-        if not (stripped.isascii() and stripped.isprintable()):
-            raise ValueError("it has characters that no HTTP header takes")
-        return SecretStr(stripped)
+    def _name_node(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if "node_id" in given:
+            return given
+        url, cache = str(given.get("engine_url", "")), Path(str(given.get("cache", _CACHE)))
+        return given | {"node_id": default_node_id(url, cache)}
 
     @field_validator("base")
     @classmethod
@@ -91,17 +94,22 @@ class NodeOptions(BaseSettings):
         return None if self.max_cache_gb is None else int(self.max_cache_gb * 1e9)
 
 
-def default_node_id() -> str:
-    """A name that a restart keeps: the host's, and the port or directory of the engine."""
-    url = os.environ.get(f"{PREFIX}ENGINE_URL", "")
-    return node_id_for(url)
+def default_node_id(engine_url: str, cache: Path) -> str:
+    """A name that a restart keeps: the host's, and the engine's port; without one, what the cache's path makes of it.
 
-
-def node_id_for(engine_url: str) -> str:
-    """The default name of the node beside the engine at `engine_url`."""
+    Args:
+        engine_url: where the engine answers, or the directory that it watches; empty: not given.
+        cache: the node's cache; no other node on the host has the same.
+    """
     place = engine_url.rstrip("/").replace(":", "/").rpartition("/")[2]
-    kept = "".join(each if each.isalnum() or each in "._-" else "-" for each in f"{socket.gethostname()}-{place}")
-    return kept.strip("-.")[:128] or "node"
+    own = "" if engine_url.startswith(("http://", "https://")) else sha256(bytes(cache.resolve())).hexdigest()[:8]
+    apart = "".join(f"-{part}" for part in (_word(place), own) if part)
+    return f"{_word(socket.gethostname())[: _LONGEST_ID - len(apart)] or 'node'}{apart}"
+
+
+def _word(text: str) -> str:
+    kept = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in text)
+    return kept.strip("-._")[:64]
 
 
 def load_options(**overrides: object) -> NodeOptions:
@@ -111,8 +119,6 @@ def load_options(**overrides: object) -> NodeOptions:
         Configuration: a value is not legal or missing; the message names it.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    if "engine_url" in given and "node_id" not in given and f"{PREFIX}NODE_ID" not in os.environ:
-        given["node_id"] = node_id_for(str(given["engine_url"]))
     try:
         return NodeOptions(**given)  # type: ignore[arg-type] # pydantic checks them
     except ValidationError as error:

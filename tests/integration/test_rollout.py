@@ -87,7 +87,7 @@ def test_rollout_shows_what_an_alias_or_a_direction_names_however_old(registry: 
     registry.publish_in_order([registry.submit(content=str(number)) for number in range(104)])
     adapter = AdapterName("default", "support-bot")
     registry.catalog.move_alias(adapter, "prod", 2)
-    registry.lifecycle.direct(registry.catalog.versions(adapter)[2], ["node-1"], for_s=60)
+    registry.lifecycle.direct(registry.catalog.versions(adapter)[2], ["node-1"], token="t", for_s=60)
     serve(join(registry), "node-1", "support-bot.v2")
     found = client_of(registry).standings("support-bot")
     assert [(each.served_name, each.state) for each in found] == [

@@ -196,6 +196,25 @@ def test_a_server_that_came_back_empty_is_no_reason_to_forget(
     assert find(settings, tmp_path, record.served_name) is None
 
 
+def test_a_known_name_stands_for_no_other_bytes_until_an_operator_says_so(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """A server that lost everything, and that somebody's dispatcher admitted, gives names a second time."""
+    record = registry.publish_version(content="one")
+    assert find(settings, tmp_path, record.served_name)
+    registry.client.flushdb()
+    registry.admit()
+    other = registry.publish_version(content="two")
+    assert (other.served_name, other.digest == record.digest) == (record.served_name, False)
+    found = find(settings, tmp_path, record.served_name)
+    assert found
+    assert found.record == record
+    registry.admit(by_operator=True)
+    found = find(settings, tmp_path, record.served_name)
+    assert found
+    assert found.record == other
+
+
 def test_a_retired_name_is_unknown_and_forgotten(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
     """Redis says so, and from then on the cache does."""
     record = registry.publish_version()

@@ -25,10 +25,10 @@ from lora_registry.rollout import Rollouts
 from lora_registry.settings import Settings
 from lora_workers.garbage import GarbageCollection
 from lora_workers.node import wishes
-from lora_workers.node.cache import Cache
 from lora_workers.node.drivers.directory import DirectoryDriver
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.lookup import LazyOrigin
+from lora_workers.node.note_files import NoteFiles
 from lora_workers.node.options import NodeOptions
 from tests.helpers.keys import leaked_keys
 from tests.helpers.node_stand import (
@@ -383,7 +383,7 @@ def test_all_names_are_noted_of_one_artifact_and_each_as_it_is_now(
 ) -> None:
     """Or the plug-in, while Redis is away, would not know the second one, or judge it by the labels that it had."""
     options = make_options(tmp_path)
-    noted = Cache(options.cache).recall
+    noted = NoteFiles(options.cache).recall
     with running_agent(options, settings):
         records = [registry.publish_version(name, content="the same") for name in ("support-bot", "sales-bot")]
         for record in records:
@@ -404,24 +404,42 @@ def test_the_note_of_a_version_that_is_retired_later_goes_too(
         registry.wait_for(old.served_name, NodeState.ROUTABLE)
         new = registry.publish_version(content="new")
         registry.wait_for(old.served_name, NodeState.RETIRED)
-        assert Cache(options.cache).recall(old.served_name) == old
+        assert NoteFiles(options.cache).recall(old.served_name) == old
         registry.lifecycle.retire_version(BOT, old.version)
-        wait_until(lambda: Cache(options.cache).recall(old.served_name) is None, what="the note is gone")
-        assert Cache(options.cache).recall(new.served_name) == new
+        wait_until(lambda: NoteFiles(options.cache).recall(old.served_name) is None, what="the note is gone")
+        assert NoteFiles(options.cache).recall(new.served_name) == new
 
 
 def test_the_notes_of_an_earlier_life_are_as_the_catalog_is(
     registry: StoringRegistry, settings: Settings, tmp_path: Path
 ) -> None:
-    """A version was retired while the agent was down."""
+    """One version was retired while the agent was down, and the labels of another one changed."""
     options = make_options(tmp_path)
-    kept = registry.publish_version("other", content="other")
+    kept = registry.publish_version("other", content="other", labels={"tier": "gold"})
     with running_agent(options, settings):
         old = registry.publish_version(content="old")
         registry.wait_for(old.served_name, NodeState.ROUTABLE)
-    Lifecycle(registry.client, settings).retire_adapter(BOT)
+    registry.lifecycle.retire_adapter(BOT)
+    kept, _ = registry.lifecycle.label(Reference(kept.adapter), {"tier": "silver"})
+    notes = NoteFiles(options.cache)
+    with running_agent(make_options(tmp_path, select="tier=gold"), settings):
+        wait_until(lambda: notes.noted() == {kept.served_name}, what="the note of the old one is gone")
+        wait_until(lambda: notes.recall(kept.served_name) == kept, what="the new labels")
+
+
+def test_what_the_plug_in_noted_goes_with_its_version(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Of what no alias names the agent knows nothing else."""
+    options = make_options(tmp_path)
+    notes = NoteFiles(options.cache)
     with running_agent(options, settings):
-        wait_until(lambda: Cache(options.cache).noted() == {kept.served_name}, what="the note of the old one is gone")
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.ROUTABLE)
+        unnamed = registry.publish_version("unnamed", content="unnamed", follow="manual")
+        notes.remember(unnamed)
+        Lifecycle(registry.client, settings).retire_version(unnamed.adapter, unnamed.version)
+        wait_until(lambda: notes.noted() == {record.served_name}, what="its note is gone")
 
 
 def test_the_note_of_what_the_node_does_not_want_any_more_has_its_labels(
@@ -433,7 +451,7 @@ def test_the_note_of_what_the_node_does_not_want_any_more_has_its_labels(
         record = registry.publish_version(labels={"tier": "gold"})
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
         labelled, _ = registry.lifecycle.label(Reference(BOT), {"tier": "silver"})
-        wait_until(lambda: Cache(options.cache).recall(record.served_name) == labelled, what="a new note")
+        wait_until(lambda: NoteFiles(options.cache).recall(record.served_name) == labelled, what="a new note")
 
 
 def test_notes_come_back_with_the_files(registry: StoringRegistry, settings: Settings, tmp_path: Path) -> None:
@@ -444,7 +462,7 @@ def test_notes_come_back_with_the_files(registry: StoringRegistry, settings: Set
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
         for part in ("served", "sha256"):
             shutil.rmtree(options.cache / part)
-        wait_until(lambda: Cache(options.cache).recall(record.served_name) == record, what="the note is back")
+        wait_until(lambda: NoteFiles(options.cache).recall(record.served_name) == record, what="the note is back")
 
 
 def test_a_server_that_came_back_empty_takes_nothing_from_the_engine(
@@ -478,7 +496,7 @@ def test_a_note_that_cannot_be_written_keeps_no_adapter_from_serving(
         record = registry.publish_version()
         registry.wait_for(record.served_name, NodeState.ROUTABLE)
         (options.cache / "served").unlink()
-        wait_until(lambda: Cache(options.cache).recall(record.served_name) == record, what="the note")
+        wait_until(lambda: NoteFiles(options.cache).recall(record.served_name) == record, what="the note")
         assert [path.name for path in (options.cache / "served").iterdir()] == [f"{record.served_name}.json"]
 
 

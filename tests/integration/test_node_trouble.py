@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lora_registry import node_codes as codes
-from lora_registry.artifacts import WEIGHTS_FILE, Manifest
+from lora_registry.artifacts import WEIGHTS_FILE
 from lora_registry.catalog_records import VersionRecord
 from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
@@ -22,10 +22,9 @@ from lora_registry.settings import Settings
 from lora_workers.node import engine_fit
 from lora_workers.node.engine_calls import AT_ONCE
 from lora_workers.node.failures import NodeFailure
-from lora_workers.node.lookup import LazyOrigin
 from tests.helpers.adapters import make_base
 from tests.helpers.engine_double import EngineDouble
-from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent, said_of
+from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent
 from tests.helpers.nodes import make_info
 from tests.helpers.registry import BASE, Registry
 from tests.helpers.waiting import wait_until
@@ -45,21 +44,6 @@ def registry(settings: Settings, registry: Registry) -> StoringRegistry:
 def engine() -> EngineDouble:
     """An engine that does as it is told."""
     return EngineDouble()
-
-
-class SlowOrigin(LazyOrigin):
-    """A store that gives nothing of some artifacts until it may."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.holds_back = threading.Event()
-        self.may_go_on = threading.Event()
-
-    def manifest(self, digest: str) -> Manifest:
-        """See `LazyOrigin`."""
-        if self.holds_back.is_set():
-            self.may_go_on.wait(30)
-        return super().manifest(digest)
 
 
 def looks_in_a_second(engine: EngineDouble) -> int:
@@ -197,6 +181,20 @@ def test_what_is_not_refused_any_more_is_routable_again_though_it_never_left_the
         assert engine.calls["load"] == 1
 
 
+def test_a_server_that_lost_everything_does_not_make_another_base_the_right_one(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows of no base model any more, so what it said before counts."""
+    monkeypatch.setattr(engine_fit, "why_another_base", lambda *_: "It is another.")
+    registry.catalog.bases.add(make_base(name=BASE))
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.SKIPPED)
+        registry.client.flushdb()
+        wait_for_looks(engine, 5)
+        assert engine.calls["load"] == 0
+
+
 class Muffled(EngineDouble):
     """An engine that does as it is told, and whose answer to an unload gets lost."""
 
@@ -241,123 +239,6 @@ def test_an_engine_that_does_not_tell_what_runs_keeps_what_it_has(
         assert old.served_name in engine.loaded
         engine.fails.clear()
         registry.wait_for(old.served_name, NodeState.RETIRED)
-
-
-def test_the_old_version_answers_until_the_new_one_was_fetched(
-    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
-) -> None:
-    """A store that takes longer than the drain time leaves no gap."""
-    origin = SlowOrigin(settings)
-    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine, origin=origin):
-        old = registry.publish_version(content="one")
-        registry.wait_for(old.served_name, NodeState.ROUTABLE)
-        origin.holds_back.set()
-        new = registry.publish_version(content="two")
-        registry.wait_for(new.served_name, NodeState.SEEN)
-        wait_for_looks(engine, 5)
-        assert old.served_name in engine.loaded
-        origin.may_go_on.set()
-        registry.wait_for(new.served_name, NodeState.ROUTABLE)
-        registry.wait_for(old.served_name, NodeState.RETIRED)
-
-
-def test_the_old_version_answers_if_the_engine_refuses_the_new_one(
-    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
-) -> None:
-    """For as long as the alias points at what cannot be served, unless somebody retires the old one."""
-    engine.refuses.add("support-bot.v2")
-    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
-        old = registry.publish_version(content="one")
-        registry.wait_for(old.served_name, NodeState.ROUTABLE)
-        new = registry.publish_version(content="two")
-        registry.wait_for(new.served_name, NodeState.FAILED)
-        wait_for_looks(engine, 5)
-        assert old.served_name in engine.loaded
-        assert registry.states(old.served_name) == {"node-1": NodeState.ROUTABLE}
-        Lifecycle(registry.client, settings).retire_version(BOT, old.version)
-        registry.wait_for(old.served_name, NodeState.RETIRED)
-
-
-def test_the_old_version_goes_on_answering_when_the_agent_is_started_again(
-    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
-) -> None:
-    """A new agent has not seen the alias move: it finds the old version in the engine, and the new one not."""
-    options = make_options(tmp_path, engine="vllm")
-    with running_agent(options, settings, driver=engine):
-        first = registry.publish_version(content="zero")
-        registry.wait_for(first.served_name, NodeState.ROUTABLE)
-        old = registry.publish_version(content="one")
-        registry.wait_for(old.served_name, NodeState.ROUTABLE)
-    engine.refuses.add("support-bot.v3")
-    new = registry.publish_version(content="two")
-    with running_agent(options, settings, driver=engine):
-        registry.wait_for(new.served_name, NodeState.FAILED)
-        wait_for_looks(engine, 5)
-        assert engine.loaded.keys() == {old.served_name}
-        engine.refuses.clear()
-        better = registry.publish_version(content="three")
-        registry.wait_for(better.served_name, NodeState.ROUTABLE)
-        wait_until(lambda: engine.loaded.keys() == {better.served_name}, what="the old one is gone")
-
-
-@pytest.mark.parametrize("slots", [0, 1])
-def test_an_engine_that_restarts_gets_the_old_version_of_one_that_it_refuses_back(
-    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path, slots: int
-) -> None:
-    """And unloads it when a version comes that it takes."""
-    engine.refuses.add("support-bot.v2")
-    with running_agent(make_options(tmp_path, engine="vllm", slots=slots), settings, driver=engine):
-        old = registry.publish_version(content="one")
-        registry.wait_for(old.served_name, NodeState.ROUTABLE)
-        new = registry.publish_version(content="two")
-        registry.wait_for(new.served_name, NodeState.FAILED)
-        engine.loaded.clear()
-        with said_of(old.served_name) as said:
-            wait_until(lambda: NodeState.ROUTABLE in said, what="the old version answers again")
-        assert engine.loaded.keys() == {old.served_name}
-        assert registry.states(new.served_name) == {"node-1": NodeState.FAILED}
-        better = registry.publish_version(content="three")
-        registry.wait_for(better.served_name, NodeState.ROUTABLE)
-        registry.wait_for(old.served_name, NodeState.RETIRED)
-
-
-def test_what_a_request_loaded_beside_the_slots_takes_none(
-    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
-) -> None:
-    """The plug-in gives vLLM what a request names: it goes again, and what has the slot stays."""
-    with running_agent(make_options(tmp_path, engine="vllm", slots=1), settings, driver=engine):
-        first = registry.publish_version("first", content="one")
-        registry.wait_for(first.served_name, NodeState.ROUTABLE)
-        second = registry.publish_version("second", content="two")
-        registry.wait_for(second.served_name, NodeState.SKIPPED)
-        engine.loaded[second.served_name] = str(tmp_path / "cache" / "sha256" / second.digest.removeprefix("sha256:"))
-        wait_until(lambda: second.served_name not in engine.loaded, what="what was asked for goes")
-        assert engine.asked == {first.served_name: 1}
-        assert registry.states(first.served_name) == {"node-1": NodeState.ROUTABLE}
-
-
-def test_the_old_version_of_one_that_is_refused_takes_its_slot(
-    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path
-) -> None:
-    """The engine is given no more than its slots, what has none says so, and the refused one names who answers."""
-    options = make_options(tmp_path, engine="vllm", slots=1, max_lora_rank=16)
-    with running_agent(options, settings, driver=engine):
-        old = registry.publish_version(content="one")
-        registry.wait_for(old.served_name, NodeState.ROUTABLE)
-        registry.rank = 64
-        new = registry.publish_version(content="two")
-        ack = registry.wait_for(new.served_name, NodeState.SKIPPED)
-        assert (ack.code, ack.reason.endswith("Meanwhile support-bot.v1 answers for it.")) == (
-            "ENGINE_RANK_TOO_LARGE",
-            True,
-        )
-        registry.rank = 8
-        other = registry.publish_version("other", content="other")
-        assert registry.wait_for(other.served_name, NodeState.SKIPPED).code == "NODE_SLOTS_TAKEN"
-        assert engine.loaded.keys() == {old.served_name}
-        Lifecycle(registry.client, settings).retire_version(BOT, old.version)
-        registry.wait_for(other.served_name, NodeState.ROUTABLE)
-        assert not registry.nodes.acks(new.served_name)[0].reason.endswith("answers for it.")
 
 
 def test_a_node_that_starts_with_fewer_slots_unloads_what_has_none(

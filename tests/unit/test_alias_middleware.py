@@ -18,6 +18,7 @@ from tests.unit.test_alias_table import make_view
 from lora_registry.announcements import CatalogView
 from lora_workers.node import alias_moves, middleware, request_model
 from lora_workers.node.middleware import AliasMiddleware
+from lora_workers.node.note_files import NoteFiles
 from lora_workers.node.options import NodeOptions
 
 
@@ -638,5 +639,42 @@ def test_a_load_that_passes_by_moves_aliases_at_once(tmp_path: Path, monkeypatch
             return (await stand.ask("bot")).json() == {"model": "bot.v2"}
 
         await stand.until(moved)
+
+    run(tmp_path, test)
+
+
+def test_an_alias_goes_on_with_what_answered_before_vllm_was_started_again(tmp_path: Path) -> None:
+    """The agent noted it, since vLLM forgets; the new version is taken when it answers."""
+    NoteFiles(tmp_path).remember_routes({"default.bot@bot": "bot.v1", "default.gone@gone": "gone.v1"})
+
+    async def test(stand: Stand) -> None:
+        stand.engine.available = {"bot.v1"}
+        stand.catalog.show(make_view(bot=2))
+        await stand.models()  # with its first request it begins
+        await stand.looked(2)
+        assert (await stand.ask("bot")).headers["x-lora-served-name"] == "bot.v1"
+        stand.engine.available.add("bot.v2")
+
+        async def is_new() -> bool:
+            return (await stand.ask("bot")).headers["x-lora-served-name"] == "bot.v2"
+
+        await stand.until(is_new)
+
+    run(tmp_path, test)
+
+
+def test_what_was_retired_meanwhile_does_not_come_back(tmp_path: Path) -> None:
+    """The alias stands for its target at once."""
+    NoteFiles(tmp_path).remember_routes({"default.bot@bot": "bot.v1"})
+
+    async def test(stand: Stand) -> None:
+        view = make_view(bot=2)
+        del view.versions["default.bot.v1"]
+        stand.catalog.show(view)
+
+        async def is_new() -> bool:
+            return (await stand.ask("bot")).headers.get("x-lora-served-name") == "bot.v2"
+
+        await stand.until(is_new)
 
     run(tmp_path, test)

@@ -20,6 +20,7 @@ from lora_registry.errors import Configuration, Transient
 from lora_workers.local_artifacts import LocalArtifactStore
 from lora_workers.node.cache import Cache
 from lora_workers.node.failures import NodeFailure
+from lora_workers.node.note_files import NoteFiles
 
 
 class FlakyOrigin:
@@ -205,23 +206,6 @@ def test_a_file_where_the_cache_should_be(store: LocalArtifactStore, tmp_path: P
     assert failed.value.code == "NODE_CACHE_UNUSABLE"
 
 
-def test_names_are_remembered_and_forgotten(tmp_path: Path) -> None:
-    """A note for each served name; a broken one is no note."""
-    cache = Cache(tmp_path / "cache")
-    record = make_record()
-    assert cache.recall(record.served_name) is None
-    cache.remember(record)
-    cache.remember(record)
-    assert cache.recall(record.served_name) == record
-    note = tmp_path / "cache" / "served" / f"{record.served_name}.json"
-    note.chmod(0o644)
-    note.write_text("{")
-    assert cache.recall(record.served_name) is None
-    cache.forget(record.served_name)
-    cache.forget(record.served_name)
-    assert not note.exists()
-
-
 def test_what_is_no_digest_has_no_path(tmp_path: Path) -> None:
     """Nothing from outside becomes part of a path unchecked."""
     with pytest.raises(ValueError, match="no digest"):
@@ -272,7 +256,7 @@ def test_the_engines_user_may_read_the_cache_whatever_the_umask(store: LocalArti
     cache, before = Cache(tmp_path / "cache"), os.umask(0o077)
     try:
         path = cache.fetch(digest, store)
-        cache.remember(make_record())
+        NoteFiles(cache.root).remember(make_record())
     finally:
         os.umask(before)
     for directory in (cache.root, path.parent, path, cache.root / "served"):

@@ -209,6 +209,12 @@ def test_sglang_that_tells_its_modules_oddly_tells_none(modules: Any) -> None:
     assert (description.target_modules, description.max_lora_rank) == (None, None)
 
 
+@pytest.mark.parametrize(("told", "slots"), [(None, None), (8, 7), (1, 1), ("8", None)])
+def test_sglang_has_room_for_a_new_version_beside_the_old_one(told: Any, slots: int | None) -> None:
+    """Beyond its limit it would drop another adapter, and the agent give that back, and so on."""
+    assert SglangDriver(Vllm(server_info=(200, {"max_loaded_loras": told})).http()).describe().slots == slots
+
+
 def test_an_answer_that_is_no_object_tells_nothing_of_sglang() -> None:
     """It is not taken for an engine without limits."""
     with pytest.raises(NodeFailure) as failed:

@@ -42,6 +42,8 @@ def make_record(version: int = 1, *, name: str = "bot") -> VersionRecord:
 
 
 V1, V2 = make_record(1), make_record(2)
+STANDS_IN = Wish(V1, instead_of=("bot.v2",))
+INSTEAD = {"bot.v2": frozenset({"bot.v1"})}
 
 
 def make_situation(*records: VersionRecord, **fields: Any) -> Situation:
@@ -206,7 +208,7 @@ def test_an_unload_that_failed_rests_too() -> None:
 def test_the_old_version_stays_until_the_new_one_answers() -> None:
     """However long it takes, or if it never does: else nobody would answer for the alias."""
     stands_in: dict[str, Any] = {"listed": {"bot.v1": path_of(V1)}, "confirmed": frozenset({"bot.v1"})}
-    stands_in |= {"wishes": (Wish(V2), Wish(V1, instead_of="bot.v2"))}
+    stands_in |= {"wishes": (Wish(V2), STANDS_IN), "stand_ins": INSTEAD}
     assert plan(make_situation(V1, V2, **stands_in)) == [Load(V2, path_of(V2))]
     assert plan(make_situation(V1, V2, **stands_in, resting={"bot.v2": 900.0})) == []
     refused = frozenset({"bot.v2"})
@@ -218,18 +220,19 @@ def test_the_old_version_stays_until_the_new_one_answers() -> None:
 
 def test_an_engine_that_lost_the_old_version_gets_it_back_if_the_new_one_is_held_up() -> None:
     """Refused, failed a moment ago, or not fetched yet; else the new one is loaded, and one load is enough."""
-    lost: dict[str, Any] = {"wishes": (Wish(V2), Wish(V1, instead_of="bot.v2"))}
+    lost: dict[str, Any] = {"wishes": (Wish(V2), STANDS_IN)}
     load = Load(V1, path_of(V1))
     assert plan(make_situation(V1, V2, **lost)) == [Load(V2, path_of(V2))]
     assert plan(make_situation(V1, V2, **lost, resting={"bot.v2": 900.0})) == [load]
     assert plan(make_situation(V1, V2, **lost, refused=frozenset({"bot.v2"}))) == [Refuse(V2), load]
     assert plan(make_situation(V1, **lost)) == [Fetch(V2), load]
     assert plan(make_situation(V1, **lost, fetching=frozenset({V2.digest}))) == [load]
+    assert plan(make_situation(V1, V2, **lost, under_way=frozenset({"bot.v2"}))) == [load]  # it may hang
 
 
 def test_what_stands_in_and_did_not_answer_is_not_said_to_answer() -> None:
     """It is listed, and nobody asked it for anything since it was loaded."""
-    wishes = (Wish(V2), Wish(V1, instead_of="bot.v2"))
+    wishes = (Wish(V2), STANDS_IN)
     situation = make_situation(V1, V2, wishes=wishes, listed={"bot.v1": path_of(V1)}, refused=frozenset({"bot.v2"}))
     assert plan(situation) == [Refuse(V2), Confirm(V1, path_of(V1))]
 
@@ -277,7 +280,7 @@ def test_what_stands_in_for_a_refused_version_takes_its_slot() -> None:
     """What answers for an alias keeps its slot against newer wishes, and they get the others: never more than slots."""
     one, two, three = (make_record(number, name=f"bot{number}") for number in (1, 2, 3))
     old = make_record(9, name="bot1")
-    refused: dict[str, Any] = {"stand_ins": {"bot1.v1": [old]}, "refused": {"bot1.v1"}}
+    refused: dict[str, Any] = {"stand_ins": {"bot1.v1": [old]}, "refused": {"bot1.v1"}, "had": {"bot1.v9"}}
     assert eager_of(one, two, three, **refused) == ["bot1.v1", "bot1.v9", "bot3.v3"]
     assert eager_of(one, two, three, refused={"bot1.v1"}) == ["bot3.v3", "bot2.v2"]
     assert eager_of(one, two, three, **refused, slots=0) == ["bot1.v1", "bot1.v9", "bot3.v3", "bot2.v2"]
@@ -288,8 +291,25 @@ def test_what_stands_in_for_several_is_counted_once_and_several_for_one_each() -
     one, two, three = (make_record(number, name=f"bot{number}") for number in (1, 2, 3))
     olds = [make_record(number, name="old") for number in (1, 2)]
     both = dict.fromkeys(("bot1.v1", "bot2.v2"), olds[:1])
-    refused = {"bot1.v1", "bot2.v2"}
-    assert eager_of(one, two, three, stand_ins=both, refused=refused) == ["bot2.v2", "old.v1", "bot3.v3"]
-    pair = {"bot1.v1": olds}
-    assert eager_of(one, three, stand_ins=pair, refused=refused) == ["bot1.v1", "old.v1", "old.v2"]
-    assert eager_of(one, three, stand_ins=pair) == ["bot1.v1", "old.v1", "old.v2"]  # all are there until it answers
+    kept: dict[str, Any] = {"refused": {"bot1.v1", "bot2.v2"}, "had": {"old.v1", "old.v2"}}
+    assert eager_of(one, two, three, stand_ins=both, **kept) == ["bot2.v2", "old.v1", "bot3.v3"]
+    pair: dict[str, Any] = {"stand_ins": {"bot1.v1": olds}}
+    assert eager_of(one, three, **pair, **kept) == ["bot1.v1", "old.v1", "old.v2"]
+    assert eager_of(one, three, **pair, had=kept["had"]) == ["bot1.v1", "old.v1", "old.v2"]  # all until it answers
+    assert eager_of(one, three, **pair) == ["bot3.v3"]  # they had no slot: for one that has none nobody stands in
+
+
+def test_what_stands_in_and_is_named_by_another_alias_keeps_its_own_slot() -> None:
+    """Of two aliases one moved on: the version that the other one names is no less wanted for that."""
+    new, old = make_record(2), make_record(1)
+    given: dict[str, Any] = {"stand_ins": {"bot.v2": [old]}, "had": {"bot.v1"}, "held": {"bot.v1"}}
+    assert eager_of(old, new, slots=1, **given) == ["bot.v1"]
+    assert eager_of(old, new, slots=2, **given) == ["bot.v1", "bot.v2"]
+
+
+def test_what_stands_in_and_is_tried_out_besides_is_wanted_for_its_own_sake_in_the_slot_that_it_has() -> None:
+    """Somebody promotes the old version to get back to it: that takes nothing from it."""
+    new, old = Wanted(make_record(2), ("default.bot@bot",)), Wanted(make_record(1), (), directed=True)
+    given: dict[str, Any] = {"stand_ins": {"bot.v2": [old.record]}, "refused": {"bot.v2"}, "had": {"bot.v1"}}
+    wishes = wishes_of([old, new], eager=True, slots=1, **given)
+    assert [(wish.name, wish.eager, wish.instead_of) for wish in wishes] == [("bot.v2", True, ()), ("bot.v1", True, ())]

@@ -10,7 +10,8 @@ agent               the loop beside an engine, which does these again and again:
   retries             when what failed is tried again
   fetches             what is on its way into the cache, in threads of its own
   cache               fetch: artifacts on the node's disk, by digest, verified
-  notes               … and what each served name stands for, for the plug-in
+  notes               … and what served names and aliases stand for, for who has no Redis or starts anew
+  note_files          … as files beside the artifacts; disk: what both write
   engine_calls        what the engine is being asked for, in threads of their own
   daemon_threads      … and the threads of both
   drivers/            load, list, probe, unload: one file for each engine

@@ -42,7 +42,7 @@ class Acknowledgements:
         return said.state if said else None
 
     def answered(self, served_name: str) -> bool:
-        """Whether a version was served here at any time since it was wanted."""
+        """Whether a version was served here, and not given up since."""
         return served_name in self._answered
 
     def say(self, served_name: str, state: NodeState, code: str = "", reason: str = "") -> None:
@@ -54,11 +54,12 @@ class Acknowledgements:
         self._last[served_name] = said
         if state is NodeState.RETIRED:
             self._known.discard(served_name)
-            self._answered.discard(served_name)
         else:
             self._known.add(served_name)
         if state in SERVED:
             self._answered.add(served_name)
+        elif state in (NodeState.RETIRED, NodeState.SKIPPED):
+            self._answered.discard(served_name)
         if not self._untold:
             self._untold_since = time.monotonic()
         self._untold.append(said)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -20,7 +20,7 @@ from lora_registry.catalog_records import VersionRecord
 from lora_registry.connection import connect
 from lora_registry.errors import RedisUnavailable, RegistryError
 from lora_registry.nodes import NodeRegistry, NodeState
-from lora_registry.selection import Wanted, parse_selector
+from lora_registry.selection import parse_selector
 from lora_registry.settings import Settings
 from lora_registry.subscriber import Subscriber
 from lora_workers.node.acknowledgements import Acknowledgements
@@ -30,6 +30,7 @@ from lora_workers.node.engine_calls import EngineCalls
 from lora_workers.node.engine_fit import EngineFit
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.fetches import Fetches
+from lora_workers.node.note_files import NoteFiles
 from lora_workers.node.notes import Notes
 from lora_workers.node.options import NodeOptions
 from lora_workers.node.plan import (
@@ -86,14 +87,17 @@ class Agent:
         self._nodes = NodeRegistry(client, settings)
         self._fit = EngineFit(options, Catalog(client, settings))
         self._acks = Acknowledgements(self._nodes, options.node_id)
-        self._wants = Wants(parse_selector(options.select), options.node_id, client)
+        self._selector = parse_selector(options.select)
+        self._wants = Wants(self._selector, options.node_id, client)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
-        self._notes = Notes(self._cache)
+        self._note_files = NoteFiles(options.cache)
+        self._notes = Notes(self._note_files)
         self._wake, self._stopping, self._forgotten = threading.Event(), threading.Event(), threading.Event()
         self._fetches = Fetches(self._fetch, done=self._wake.set)
         self._calls = EngineCalls(is_at_once=driver.is_at_once, told=self._wake.set)
         self._retries = Retries(options)
-        self._stand_ins = StandIns(self._acks, self._is_ours)
+        routes = self._note_files.recall_routes()
+        self._stand_ins = StandIns(self._acks, self._is_able, routes)
         self._view: CatalogView | None = None
         self._seen: CatalogView | None = None
         self._generation = ""
@@ -101,7 +105,8 @@ class Agent:
         self._fatal: BaseException | None = None
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
-        self._slotted: frozenset[str] = frozenset()
+        self._slotted = frozenset(routes.values())
+        self._suspects: set[str] = set()
         self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._confirmed: set[str] = set()
         self._leaving: dict[str, float] = {}
@@ -121,6 +126,7 @@ class Agent:
                 threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
             while not self._stopping.is_set():
                 self._wait(self._step())
+            self._notes.write_routes(self._stand_ins.routes, at_once=True)
             self._fetches.close()
             self._calls.close()
         self._driver.close()
@@ -198,6 +204,7 @@ class Agent:
         self._catch_up(view)
         situation = self._situation(view, listed)
         self._notes.write(view, situation.here)
+        self._notes.write_routes(self._stand_ins.routes)
         if listed is not None:
             self._kept = situation.kept
         for action in plan(situation):
@@ -232,6 +239,7 @@ class Agent:
             self._miss_engine(failure)
             return None
         self._engine_failures = 0
+        self._suspects.clear()
         return listed
 
     def _describe(self, told: EngineDescription) -> None:
@@ -242,6 +250,8 @@ class Agent:
     def _miss_engine(self, failure: NodeFailure) -> None:
         """The engine does not answer: say so if it lasts. The node is there all the same, and fetches."""
         self._engine_failures += 1
+        self._retries.died(self._suspects)
+        self._suspects.clear()
         if self._engine_failures == 1:
             logger.warning("%s", failure.message)
         if self._fit.info is None:
@@ -268,15 +278,15 @@ class Agent:
         wanted = self._wants.of(view)
         refused = frozenset(each.record.served_name for each in wanted if self._fit.refusal(each.record)[1])
         under_way = self._calls.under_way
-        has = held.keys() | under_way.keys()
+        stand_ins = self._stand_ins.of(view, wanted, listed)
         wishes = wishes_of(
             wanted,
             eager=options.eager,
             slots=self._fit.info.slots if self._fit.info else 0,
-            held=has,
-            had=self._slotted & has,
+            held=held.keys() | under_way.keys(),
+            had={name for name in self._slotted if name in held or not self._retries.has_failed(name)},
             refused=refused,
-            stand_ins=self._able_stand_ins(view, wanted, listed),
+            stand_ins=stand_ins,
         )
         ready = self._ready(wishes)
         self._notice_wishes(wishes, {*held.values(), *under_way.values()}.difference(ready.values()))
@@ -301,15 +311,8 @@ class Agent:
             longest_drain_s=options.drain_s * _LONGEST_DRAIN,
             busy_look_s=_BUSY_LOOK_S,
             lazy=not options.eager,
+            stand_ins={name: frozenset(each.served_name for each in old) for name, old in stand_ins.items()},
         )
-
-    def _able_stand_ins(
-        self, view: CatalogView, wanted: Sequence[Wanted], listed: Mapping[str, str | None] | None
-    ) -> dict[str, list[VersionRecord]]:
-        """Served names that do not answer yet → versions that may answer for them: what the engine takes."""
-        found = self._stand_ins.of(view, wanted, listed)
-        able = {name: [each for each in records if not self._fit.refusal(each)[1]] for name, records in found.items()}
-        return {name: records for name, records in able.items() if records}
 
     def _ready(self, wishes: tuple[Wish, ...]) -> dict[str, str]:
         """Digests of what is wanted that are verified in the cache → where they lie."""
@@ -359,6 +362,9 @@ class Agent:
         for name in self._acks.known - self._calls.under_way.keys():
             if self._acks.state(name) in _UP and name not in listed:
                 self._acks.say(name, NodeState.FETCHED)
+
+    def _is_able(self, record: VersionRecord) -> bool:
+        return self._selector.matches(record) and not self._fit.refusal(record)[1]
 
     def _is_ours(self, path: str | None) -> bool:
         return self._cache.digest_at(path) is not None
@@ -410,6 +416,8 @@ class Agent:
         """Note what the calls of the engine came to; only here, so that they share nothing with the loop."""
         for name, what in self._calls.take_told():
             if isinstance(what, NodeFailure):
+                if what.code == codes.NODE_ENGINE_UNREACHABLE.code:
+                    self._suspects.add(name)
                 self._fail(name, what)
             elif what is NodeState.RETIRED:
                 self._note_unloaded(name)
@@ -438,7 +446,7 @@ class Agent:
     def _say(self, name: str, state: NodeState) -> None:
         if state is NodeState.RETIRED:
             if not self._is_published(name):
-                self._cache.forget(name)  # the plug-in may have noted it
+                self._note_files.forget(name)  # the plug-in may have noted it
             self._retries.forget(name)
             self._fit.forget(name)
         if state is NodeState.RESOLVABLE and self._options.eager:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from contextlib import suppress
 from typing import Final
 
@@ -24,6 +24,9 @@ _LONGEST_LOOK_S: Final = 5.0
 class AliasMover:
     """Keeps the table of aliases as the catalog is, as far as vLLM answers.
 
+    What the table begins with is what a node agent noted: versions that answered before vLLM was started again. The
+    agent gives them back, or the plug-in.
+
     Args:
         table: the aliases.
         vllm: the vLLM inside.
@@ -33,6 +36,7 @@ class AliasMover:
 
     def __init__(self, table: AliasTable, vllm: InnerVllm, running: RunningRequests, leftovers: Leftovers) -> None:
         self._table, self._vllm, self._running, self._leftovers = table, vllm, running, leftovers
+        self._comes_back = frozenset(table.routes().values())
         self._is_told: set[str] = set()
         self._has_catalog = False
         self._changed = asyncio.Event()
@@ -41,6 +45,7 @@ class AliasMover:
         """Take in the catalog as it is now."""
         self._table.follow(view)
         self._leftovers.follow(view)
+        self._comes_back &= view.served_names
         self._has_catalog = True
         self.look_soon()
 
@@ -81,11 +86,12 @@ class AliasMover:
             self._is_told.add(alias)
             logger.warning("vLLM calls its base model %s, so it answers requests for this alias", alias)
 
-    async def _move(self, held: Collection[str]) -> None:
+    async def _move(self, held: Set[str]) -> None:
         """Move aliases; one whose old version is held here waits until the new one answers."""
+        self._comes_back -= held
         for served_name, before in self._table.waiting().items():
             # What is not loaded here has nothing to lose: the first request loads the new version as well.
-            if before.isdisjoint(held):
+            if before.isdisjoint(held | self._comes_back):
                 self._leftovers.leave(self._table.swap(served_name))
         for served_name in self._table.waiting():
             if await self._vllm.answers(served_name):

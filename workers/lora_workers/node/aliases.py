@@ -7,6 +7,7 @@ somebody says that the new one answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from lora_registry.announcements import CatalogView
 from lora_registry.errors import InvalidName
@@ -14,10 +15,14 @@ from lora_registry.names import AdapterName, Reference, parse_adapter, parse_ref
 
 
 class AliasTable:
-    """The aliases of one base model."""
+    """The aliases of one base model.
 
-    def __init__(self) -> None:
-        self._routes: dict[str, str] = {}
+    Args:
+        routes: what they stood for before: `namespace.name@alias` → served name.
+    """
+
+    def __init__(self, routes: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._routes = dict(routes)
         self._wanted: dict[str, str] = {}
 
     def follow(self, view: CatalogView) -> None:
@@ -52,6 +57,10 @@ class AliasTable:
         left = {self._routes[alias] for alias in moved} - {served_name}
         self._routes |= dict.fromkeys(moved, served_name)
         return left
+
+    def routes(self) -> dict[str, str]:
+        """What each alias stands for: `namespace.name@alias` → served name."""
+        return dict(self._routes)
 
     def in_use(self) -> set[str]:
         """Served names that aliases stand for, or are to."""

@@ -2,7 +2,7 @@
 
     <cache>/sha256/<64 hex digits>/adapter_config.json  adapter_model.safetensors  manifest.json
     <cache>/staging/…     what is being fetched; a fetch that broke off goes on from there
-    <cache>/served/…      <served name>.json: its version record, for an engine that looks names up by itself
+    <cache>/served/…, <cache>/routes.json: notes, see note_files.py
 
 Engines read an adapter's files again at any time, and vLLM's dies if they are gone or changed: a directory keeps its
 path and its bytes for as long as an engine may know it.
@@ -10,12 +10,9 @@ path and its bytes for as long as an engine may know it.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
-import math
 import os
-import secrets
 import shutil
 import struct
 import tempfile
@@ -25,24 +22,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from pydantic import ValidationError
-
 from lora_registry import node_codes as codes
 from lora_registry.artifacts import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, FileDigest, Manifest, is_digest
-from lora_registry.catalog_records import VersionRecord
 from lora_registry.errors import ArtifactDamaged, Configuration, NotFound, Transient
+from lora_workers.node.disk import (
+    OPEN_DIRECTORY,
+    READ_ONLY_DIRECTORY,
+    READ_ONLY_FILE,
+    disk_failures,
+    make_directory,
+    write_file,
+)
 from lora_workers.node.failures import NodeFailure
 
 _FILES: Final = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
 _CHUNK_BYTES: Final = 1 << 20
 _BEGUN_FILE: Final = 0o644
-_READ_ONLY_FILE: Final = 0o444
-_READ_ONLY_DIRECTORY: Final = 0o555
-_OPEN_DIRECTORY: Final = 0o755
-"""Engines run as other users: everybody reads. Source: safetensors 0.8 writes mode 0600."""
 _LOCK: Final = struct.Struct("hhqqi0q")
 """`struct flock`: kind, from where, first byte, bytes, process. Source: Linux, F_OFD_SETLKW(2const)."""
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 Fingerprint = list[tuple[int, int, int]]
 _UNVERIFIED: Final[tuple[str, Fingerprint]] = ("", [])
 
@@ -141,7 +138,7 @@ class Cache:
         descriptor = None
         try:
             with suppress(OSError):  # a cache that cannot be written is said with each artifact
-                self._make("staging")
+                make_directory(self.root, "staging")
                 descriptor = os.open(self.root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if descriptor is not None and not _is_locked(descriptor):
                 raise Configuration(
@@ -161,61 +158,13 @@ class Cache:
         with _failures(), suppress(FileNotFoundError):
             self._remove(self.path(digest))
 
-    # What a served name stands for
-
-    def remember(self, record: VersionRecord) -> None:
-        """Note what a served name stands for.
-
-        Raises:
-            NodeFailure: the cache cannot be written.
-        """
-        path, text = self._note(record.served_name), record.model_dump_json().encode()
-        with _failures():
-            with suppress(FileNotFoundError):
-                if path.read_bytes() == text:
-                    return
-            self._make("served")
-            aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-            try:
-                _write(aside, text)
-                aside.rename(path)
-            except OSError:
-                aside.unlink(missing_ok=True)
-                raise
-
-    def recall(self, served_name: str) -> VersionRecord | None:
-        """What a served name stands for, if that was noted."""
-        with suppress(OSError, ValidationError):
-            return VersionRecord.model_validate_json(self._note(served_name).read_bytes())
-        return None
-
-    def noted(self) -> set[str]:
-        """Served names that were noted."""
-        with suppress(OSError):
-            return {path.stem for path in (self.root / "served").glob("[!.]*.json")}
-        return set()
-
-    def noted_s(self, served_name: str) -> float:
-        """When that was noted, in seconds since 1970-01-01; infinity: it was not."""
-        with suppress(OSError):
-            return self._note(served_name).stat().st_mtime
-        return math.inf
-
-    def forget(self, served_name: str) -> None:
-        """Remove the note of a served name."""
-        with suppress(OSError):
-            self._note(served_name).unlink(missing_ok=True)
-
-    def _note(self, served_name: str) -> Path:
-        return self.root / "served" / f"{served_name}.json"
-
     # Fetching
 
     def _bring(self, digest: str, origin: Origin, keep: Callable[[], Collection[str]]) -> None:
         manifest = origin.manifest(digest)
         target, described = self.path(digest), manifest.to_json()
-        staging = self._make("staging") / target.name
-        self._make("sha256")
+        staging = make_directory(self.root, "staging") / target.name
+        make_directory(self.root, "sha256")
         begun_bytes = _begin(staging)
         wanted_bytes = manifest.config.size_bytes + manifest.weights.size_bytes + len(described)
         with self._room:
@@ -225,7 +174,7 @@ class Cache:
             for name, expected in ((CONFIG_FILE, manifest.config), (WEIGHTS_FILE, manifest.weights)):
                 _bring_file(origin, digest, name, expected, staging / name)
             # Not synced, as the two files are: one that a power failure takes, like a rename, costs a fetch.
-            _write(staging / MANIFEST_FILE, described)
+            write_file(staging / MANIFEST_FILE, described)
             _settle(staging, target)
         finally:
             del self._coming[digest]
@@ -247,21 +196,13 @@ class Cache:
         Each artifact is a byte of one file. The lock is the descriptor's, not the process's: threads count, too.
         """
         byte = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, int(name[:15], 16), 1, 0)
-        descriptor = os.open(self._make("staging") / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = make_directory(self.root, "staging") / "lock"
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, byte)
             yield
         finally:
             os.close(descriptor)
-
-    def _make(self, part: str) -> Path:
-        """A part of the cache, for the engine's user to enter whatever the umask is."""
-        made = self.root / part
-        for directory in (self.root, made) if not made.is_dir() else ():
-            if not directory.is_dir():
-                directory.mkdir(parents=True, exist_ok=True)
-                directory.chmod(_OPEN_DIRECTORY)
-        return made
 
     # Room
 
@@ -301,7 +242,7 @@ class Cache:
     def _remove(self, directory: Path) -> None:
         self._verified.pop(f"sha256:{directory.name}", None)
         doomed = Path(tempfile.mkdtemp(dir=self.root / "staging", prefix="doomed-"))
-        directory.chmod(_OPEN_DIRECTORY)  # else nobody but root may move it
+        directory.chmod(OPEN_DIRECTORY)  # else nobody but root may move it
         directory.rename(doomed / directory.name)
         shutil.rmtree(doomed, ignore_errors=True)
 
@@ -361,7 +302,7 @@ def _resume(origin: Origin, digest: str, name: str, expected: FileDigest, path: 
             # Its beginning is longer than the file: begin again.
         fetched = FileDigest(sha256.hexdigest(), file.tell())
         if fetched == expected:  # engines read it, perhaps before a node that starts again has verified it
-            os.fchmod(file.fileno(), _READ_ONLY_FILE)
+            os.fchmod(file.fileno(), READ_ONLY_FILE)
             os.fsync(file.fileno())
         return offset > 0, fetched
 
@@ -369,14 +310,14 @@ def _resume(origin: Origin, digest: str, name: str, expected: FileDigest, path: 
 def _settle(staging: Path, target: Path) -> None:
     """Move it to its place. A damaged one is mended file by file: its path never goes away."""
     if target.is_dir():
-        target.chmod(_OPEN_DIRECTORY)
+        target.chmod(OPEN_DIRECTORY)
         for name in _FILES:
             (staging / name).replace(target / name)
         staging.rmdir()
     else:
         target.unlink(missing_ok=True)  # something else of that name
         staging.rename(target)
-    target.chmod(_READ_ONLY_DIRECTORY)
+    target.chmod(READ_ONLY_DIRECTORY)
 
 
 def _sha256_of(path: Path) -> hashlib._Hash:
@@ -399,20 +340,12 @@ def _size_of(directory: Path) -> int:
     return 0
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), _READ_ONLY_FILE)
-
-
 @contextmanager
 def _failures() -> Iterator[None]:
     """Map what the file system says of the cache, and the store of an artifact, to NodeFailure."""
     try:
-        yield
-    except OSError as error:
-        code = codes.NODE_CACHE_FULL if error.errno in _NO_ROOM else codes.NODE_CACHE_UNUSABLE
-        raise NodeFailure(code, f"cache: {error.strerror or error}: {error.filename}", may_pass=True) from error
+        with disk_failures():
+            yield
     except NotFound as error:
         raise NodeFailure(codes.NODE_ARTIFACT_MISSING, error.message, may_pass=False) from error
     except ArtifactDamaged as error:

@@ -53,7 +53,7 @@ class EngineFit:
         try:
             self._other_base = why_another_base(self._told_base, self._catalog.bases.get(self._options.base))
         except NotFound:
-            self._other_base = ""  # nothing was ever registered for it
+            self._other_base = self._other_base or ""  # nothing was ever registered for it, or Redis lost it
         except RedisUnavailable as error:
             logger.warning("the engine's base model was not compared: %s", error)
 

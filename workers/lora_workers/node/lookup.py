@@ -35,6 +35,7 @@ from lora_workers.node.cache import Cache, Origin
 from lora_workers.node.daemon_threads import DaemonThreads
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.judging import refusal
+from lora_workers.node.note_files import NoteFiles
 from lora_workers.node.options import NodeOptions
 from lora_workers.node.same_base import why_another_base
 
@@ -102,6 +103,7 @@ class NameLookup:
         self._selector = parse_selector(options.select)
         self._keys = Keys(settings.key_prefix)
         self._cache = Cache(options.cache, max_bytes=options.max_cache_bytes)
+        self._notes = NoteFiles(options.cache)
         self._origin = LazyOrigin(settings)
         self._threads = DaemonThreads("fetch", most=_FETCHES)
         self._fetches: set[Future[Path]] = set()
@@ -167,7 +169,7 @@ class NameLookup:
     def _note(self, record: VersionRecord) -> None:
         """Note what the name stands for, for as long as Redis is away."""
         try:
-            self._cache.remember(record)
+            self._notes.remember(record)
         except NodeFailure as failure:  # this one may only read the cache
             logger.warning("%s is not known without Redis: %s", record.served_name, failure.message)
 
@@ -183,7 +185,8 @@ class NameLookup:
         except (RedisUnavailable, TimeoutError) as error:
             logger.warning("the engine's base model was not compared: %s", error)
             return bool(self._other_base)
-        why = await asyncio.to_thread(_why_another_base, told, stored) if stored else ""
+        # A server that lost everything knows of no base model: what it said before counts.
+        why = await asyncio.to_thread(_why_another_base, told, stored) if stored else self._other_base
         if why and why != self._other_base:
             logger.error("no adapter of the registry is served here: %s", why)
         self._other_base = why
@@ -194,19 +197,24 @@ class NameLookup:
     async def _record(self, served_name: str) -> VersionRecord | None:
         try:
             record = await self._ask_registry(served_name)
-            if record is None and await self._is_emptied(served_name):
+            if await self._is_news(served_name, record) and await self._is_emptied(served_name):
                 raise RedisUnavailable("it is empty, or began so, and no operator has said that it counts")
         except (RedisUnavailable, TimeoutError) as error:
             logger.warning("Redis is away, so the cache counts for %s: %s", served_name, error)
-            return await asyncio.to_thread(self._cache.recall, served_name)
+            return await asyncio.to_thread(self._notes.recall, served_name)
         if record is None:
-            await asyncio.to_thread(self._cache.forget, served_name)  # it was retired
+            await asyncio.to_thread(self._notes.forget, served_name)  # it was retired
         return record
+
+    async def _is_news(self, served_name: str, record: VersionRecord | None) -> bool:
+        """Whether the name is unknown, or stands for other bytes than was noted."""
+        noted = await asyncio.to_thread(self._notes.recall, served_name)
+        return record is None or (noted is not None and noted.digest != record.digest)
 
     async def _is_emptied(self, served_name: str) -> bool:
         """Whether the server is one that began empty, after the name was noted; see `inbox.admit`."""
         generation, began = [await self._ask(self._keys.server, field) for field in ("generation", "began")]
-        noted_s = await asyncio.to_thread(self._cache.noted_s, served_name)
+        noted_s = await asyncio.to_thread(self._notes.noted_s, served_name)
         return not generation or 1000 * noted_s < Cursor(began or "").admitted_ms
 
     async def _ask_registry(self, served_name: str) -> VersionRecord | None:

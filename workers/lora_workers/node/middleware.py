@@ -40,6 +40,7 @@ from lora_workers.node.inner_vllm import LOAD, MODELS, UNLOAD, InnerVllm
 from lora_workers.node.json_model import ModelField, find_field
 from lora_workers.node.leftovers import Leftovers
 from lora_workers.node.model_list import add_aliases
+from lora_workers.node.note_files import NoteFiles
 from lora_workers.node.options import NodeOptions, load_options
 from lora_workers.node.request_model import find_model, may_name_model
 from lora_workers.node.running_requests import RunningRequests, StillRunning
@@ -70,7 +71,7 @@ class AliasMiddleware:
         self._app, self._subscriber = app, subscriber
         self._inner = InnerApp(app, api_key=options.engine_api_key.get_secret_value())
         self._vllm = InnerVllm(self._inner)
-        self._table, self._running = AliasTable(), RunningRequests()
+        self._table, self._running = AliasTable(NoteFiles(options.cache).recall_routes()), RunningRequests()
         cache = Cache(options.cache)
         leftovers = Leftovers(lambda path: cache.digest_at(path) is not None, drain_s=options.drain_s)
         self._mover = AliasMover(self._table, self._vllm, self._running, leftovers)

@@ -37,6 +37,7 @@ class Situation:
         longest_drain_s: after so long it goes, even if requests never end.
         busy_look_s: how often it is looked at then.
         lazy: whether the engine loads what it is asked for by itself: then it may hold more than it was given.
+        stand_ins: served names that do not answer yet → those that answer for them if they can.
     """
 
     wishes: tuple[Wish, ...]
@@ -56,6 +57,7 @@ class Situation:
     longest_drain_s: float = 600.0
     busy_look_s: float = 0.5
     lazy: bool = False
+    stand_ins: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
     def kept(self) -> frozenset[str]:
@@ -70,21 +72,19 @@ class Situation:
 
     @cached_property
     def held_up(self) -> frozenset[str]:
-        """Served names that are wanted and cannot be loaded for now."""
+        """Served names that are wanted and that the engine is not given now, or has not taken yet."""
         return frozenset(
             wish.name
             for wish in self.wishes
-            if wish.name in self.refused or self.rests(wish.name) or wish.record.digest not in self.ready
+            if wish.name in self.refused
+            or self.rests(wish.name)
+            or wish.record.digest not in self.ready
+            or (wish.name in self.under_way and wish.name not in self.listed)
         )
 
-    @cached_property
-    def stand_ins(self) -> dict[str, set[str]]:
-        """Served names that do not answer yet → those that answer for them."""
-        found: dict[str, set[str]] = {}
-        for wish in self.wishes:
-            if wish.instead_of and wish.name in self.confirmed and wish.name in self.kept:
-                found.setdefault(wish.instead_of, set()).add(wish.name)
-        return found
+    def answers_for(self, name: str) -> frozenset[str]:
+        """Served names that answer for one that does not."""
+        return self.stand_ins.get(name, frozenset()) & self.confirmed & self.kept
 
     def rests(self, name: str) -> bool:
         """Whether a failure of it is so fresh that it is left alone."""
@@ -186,9 +186,9 @@ def next_look_s(situation: Situation) -> float | None:
 def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
     name, record = wish.name, wish.record
     if name in situation.refused:
-        yield Refuse(record, frozenset(situation.stand_ins.get(name, ())))
+        yield Refuse(record, situation.answers_for(name))
         return
-    if wish.instead_of and name not in situation.listed and wish.instead_of not in situation.held_up:
+    if wish.instead_of and name not in situation.listed and situation.held_up.isdisjoint(wish.instead_of):
         return  # the engine lost it, and what it stands in for is loaded as soon
     if situation.rests(name) or name in situation.under_way:
         return

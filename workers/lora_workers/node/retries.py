@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from lora_workers.node.failures import NodeFailure
@@ -23,6 +23,7 @@ class Retries:
         self._options = options
         self._counts: dict[str, int] = {}
         self._resting: dict[str, float] = {}
+        self._deaths: dict[str, int] = {}
 
     @property
     def resting(self) -> Mapping[str, float]:
@@ -40,9 +41,25 @@ class Retries:
 
     def forget(self, name: str) -> None:
         """It went well, or is asked for anew."""
-        self._counts.pop(name, None)
-        self._resting.pop(name, None)
+        for noted in (self._counts, self._resting, self._deaths):
+            noted.pop(name, None)
+
+    def has_failed(self, name: str) -> bool:
+        """Whether the last try of it failed."""
+        return name in self._counts
+
+    def died(self, names: Iterable[str]) -> None:
+        """The engine went away while it was called for these: one of them may be what it died of."""
+        for name in names:
+            self._deaths[name] = self._deaths.get(name, 0) + 1
 
     def try_all(self) -> None:
-        """What stopped them may be over: none rests any longer."""
-        self._resting.clear()
+        """What stopped them may be over: none rests any longer, but for what the engine may have died of.
+
+        That waits until the others are up, each time longer.
+        """
+        now, options = time.monotonic(), self._options
+        self._resting = {
+            name: now + min(options.retry_refused_s, options.retry_max_s * 2.0 ** min(deaths - 1, _MOST_DOUBLINGS))
+            for name, deaths in self._deaths.items()
+        }

@@ -13,18 +13,26 @@ from lora_workers.node.aliases import AliasTable
 
 
 class StandIns:
-    """What each alias that the node follows stands for on it.
+    """Which version each alias that the node follows stands for on it.
 
     Args:
         acks: what the node said of versions.
-        is_ours: whether a path that the engine lists is in the node's cache.
+        is_able: whether the node may serve a version.
+        routes: what its aliases stood for in an earlier life: `namespace.name@alias` → served name.
     """
 
-    def __init__(self, acks: Acknowledgements, is_ours: Callable[[str | None], bool]) -> None:
+    def __init__(
+        self, acks: Acknowledgements, is_able: Callable[[VersionRecord], bool], routes: Mapping[str, str]
+    ) -> None:
         self._acks = acks
-        self._is_ours = is_ours
-        self._routes = AliasTable()
-        self._has_begun = False
+        self._is_able = is_able
+        self._earlier = frozenset(routes.values())
+        self._table = AliasTable(routes)
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """What aliases stand for, as far as that answered."""
+        return {alias: name for alias, name in self._table.routes().items() if self._answered(name)}
 
     def of(
         self, view: CatalogView, wanted: Sequence[Wanted], listed: Mapping[str, str | None] | None
@@ -37,27 +45,17 @@ class StandIns:
             view: the catalog. wanted: what the node wants of it.
             listed: what the engine has: name → path; None: it does not answer.
         """
-        if not self._has_begun:
-            if listed is None:
-                return {}
-            self._routes.want(self._found(view, wanted, listed))
-            self._has_begun = True
-        self._routes.want({alias: each.record.served_name for each in wanted for alias in each.aliases})
-        waiting = self._routes.waiting()
+        self._table.want({alias: each.record.served_name for each in wanted for alias in each.aliases})
+        waiting = self._table.waiting()
         records = {record.served_name: record for record in view.versions.values()} if waiting else {}
         held, found = listed or {}, {}
         for name, before in waiting.items():
-            able = [each for each in sorted(before & records.keys()) if self._acks.answered(each) or each in held]
+            able = [each for each in sorted(before & records.keys()) if self._answered(each) or each in held]
             if able and self._acks.state(name) not in SERVED:
-                found[name] = [records[each] for each in able]
+                found[name] = [records[each] for each in able if self._is_able(records[each])]
             elif listed is not None:
-                self._routes.swap(name)
-        return found
+                self._table.swap(name)
+        return {name: able for name, able in found.items() if able}
 
-    def _found(self, view: CatalogView, wanted: Sequence[Wanted], listed: Mapping[str, str | None]) -> dict[str, str]:
-        """When the node starts beside an engine that has adapters: an alias whose version is not among them stood for
-        the newest one of the same adapter that is."""
-        versions = sorted(view.versions.values(), key=lambda record: record.version)
-        held = {each.adapter: each.served_name for each in versions if self._is_ours(listed.get(each.served_name))}
-        missing = [each for each in wanted if each.record.served_name not in listed and each.record.adapter in held]
-        return {alias: held[each.record.adapter] for each in missing for alias in each.aliases}
+    def _answered(self, served_name: str) -> bool:
+        return self._acks.answered(served_name) or served_name in self._earlier

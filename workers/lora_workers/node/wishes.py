@@ -61,13 +61,13 @@ class Wish:
     Attributes:
         record: the version.
         eager: whether the engine is to hold it now; otherwise it waits in the cache.
-        instead_of: served name of a version that does not answer here yet and that it stands in for, since an alias
-            pointed at it before; empty: it is wanted for its own sake.
+        instead_of: served names of versions that do not answer here yet, and for whose sake alone it is wanted: it
+            stands in for them, since aliases pointed at it before.
     """
 
     record: VersionRecord
     eager: bool = True
-    instead_of: str = ""
+    instead_of: tuple[str, ...] = ()
 
     @cached_property
     def name(self) -> str:
@@ -95,31 +95,36 @@ def wishes_of(
         eager: whether it loads what it wants at once.
         slots: how many it holds loaded at a time; 0: any number.
         held: served names that the engine has; they keep their slots, so that nothing is swapped to and fro.
-        had: of these those that were given a slot before: a request may have loaded others.
+        had: served names that were given a slot before; they go before what a request loaded.
         refused: served names that the engine is not given.
-        stand_ins: served names that do not answer yet → versions that answer for them; these keep their slots, too.
+        stand_ins: served names that do not answer yet → versions that answer for them.
     """
-    kept = {*held, *stand_ins}
-    ranked = sorted(
-        wanted,
-        key=lambda each: (
-            not each.aliases,  # what is only tried out takes nothing from what people use
-            each.record.served_name not in stand_ins and each.record.served_name not in had,
-            each.record.served_name not in kept,
-            -each.record.lora_int_id,
-        ),
-    )
-    counted, taken = {each.record.served_name for each in wanted}, 0
-    wishes = []
-    for each in ranked:
+    named = {each.record.served_name for each in wanted if each.aliases}
+    directed = {each.record.served_name for each in wanted if each.directed}
+    olds = {name: [each for each in old if each.served_name not in named] for name, old in stand_ins.items()}
+
+    def rank(each: Wanted) -> tuple[bool, bool, bool, int]:
+        """Its old version's slot is its own; what is only tried out takes nothing from what people use."""
+        names = {each.record.served_name, *(old.served_name for old in olds.get(each.record.served_name, ()))}
+        return not each.aliases, names.isdisjoint(had), names.isdisjoint(held), -each.record.lora_int_id
+
+    wishes: dict[str, Wish] = {}
+    taken = 0
+    for each in sorted(wanted, key=rank):
         name = each.record.served_name
-        old = [record for record in stand_ins.get(name, ()) if record.served_name not in counted]
+        if name in wishes:  # it is directed, and stands in besides
+            continue
+        old = [record for record in olds.get(name, ()) if record.served_name not in wishes]
         needed = max(len(old), int(name not in refused))
         fits = needed > 0 and (not slots or taken + needed <= slots)
-        wishes.append(Wish(each.record, eager=eager and fits))
+        wishes[name] = Wish(each.record, eager=eager and fits)
         if fits:
             taken += needed
-            counted.update(record.served_name for record in old)
-        if fits or not eager:
-            wishes += [Wish(record, eager=eager, instead_of=name) for record in old]
-    return tuple(wishes)
+        for record in old if fits or not eager else ():
+            instead_of = _successors(record, olds) if record.served_name not in directed else ()
+            wishes[record.served_name] = Wish(record, eager=eager, instead_of=instead_of)
+    return tuple(wishes.values())
+
+
+def _successors(old: VersionRecord, olds: Mapping[str, Sequence[VersionRecord]]) -> tuple[str, ...]:
+    return tuple(sorted(name for name, records in olds.items() if any(each is old for each in records)))

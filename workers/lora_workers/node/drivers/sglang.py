@@ -42,7 +42,7 @@ class SglangDriver:
             max_lora_rank=_number(told.get("max_lora_rank")),
             target_modules=tuple(sorted(modules)) if modules and "all" not in modules else None,
             tensor_parallel_size=_number(told.get("tp_size")),
-            slots=_number(told.get("max_loaded_loras")),
+            slots=_slots(told.get("max_loaded_loras")),
             base=str(told.get("model_path") or ""),
         )
 
@@ -113,6 +113,15 @@ def open_driver(url: str, *, api_key: str = "") -> SglangDriver:
         Configuration: that is no URL of HTTP.
     """
     return SglangDriver(EngineHttp(url, api_key=api_key))
+
+
+def _slots(told: Any) -> int | None:
+    """All but one: a new version is loaded before the old one is unloaded, and beyond its limit SGLang drops another.
+
+    Source: SGLang, `max_loaded_loras` with `lora_eviction_policy`.
+    """
+    most = _number(told)
+    return most and max(1, most - 1)
 
 
 def _number(told: Any) -> int | None:

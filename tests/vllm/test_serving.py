@@ -14,9 +14,11 @@ from lora_registry.lifecycle import Lifecycle
 from lora_registry.names import AdapterName
 from lora_registry.nodes import NodeState
 from lora_workers import installation
+from lora_workers.node.note_files import NoteFiles
 from tests.helpers.node_stand import damage
 from tests.helpers.waiting import wait_until
 from tests.vllm.asking import (
+    HEADER,
     TOKENS,
     acks_of_the_agent,
     check_answer,
@@ -216,6 +218,34 @@ def test_an_agent_beside_plug_in_and_middleware(stand: Stand, trained: dict[str,
         assert each.status == 200, each
         assert each.text == expected[each.served_name, each.prompt], each
     assert stand.resolving.is_healthy()
+
+
+def test_what_stands_in_answers_after_vllm_was_started_again(
+    stand: Stand, trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    """The alias names a version that the node refuses: whatever forgot what it stood for is told by the agent."""
+    large = train_adapter(stand.base, stand.stack.sources / "large", "echo", r=32, steps=5)
+    agent = Node(stand.resolving.url, stand.stack.settings, tmp_path, node_id="beside", cache=stand.resolving_cache)
+    agent.start("--select", "name=duo-bot", "--drain-s", "0.5")
+    try:
+        old = publish(stand, "duo-bot", trained["charlie"].path)
+        wait_until(lambda: "beside" in acks_of_the_agent(stand, old), what="the agent has the old version")
+        wait_for_version(stand.resolving, "duo-bot", old)
+        new = publish(stand, "duo-bot", large)
+        wait_until(lambda: "beside" in acks_of_the_agent(stand, new), what="the new version is refused")
+        routes = {"default.duo-bot@duo-bot": old}
+        wait_until(
+            lambda: NoteFiles(agent.cache).recall_routes() == routes, what="the note of what the alias stands for"
+        )
+        stand.resolving.kill()
+        stand.resolving.start()
+        stand.resolving.wait()
+        wait_until(lambda: old in stand.resolving.listed(), what="the old version is back", timeout_s=60)
+        for _ in range(20):  # it looks meanwhile whether the new one answers
+            response = check_answer(stand.resolving, "duo-bot", trained["charlie"].reference)
+            assert response.headers[HEADER] == old
+    finally:
+        agent.stop()
 
 
 def test_requests_inside_the_process_carry_the_registrys_number() -> None:

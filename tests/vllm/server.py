@@ -25,6 +25,7 @@ _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else the workers of all servers here wait for one core
     "TORCHDYNAMO_DISABLE": "1",  # else the first log-probabilities compile C++ for twenty seconds
     "VLLM_LOGGING_LEVEL": "INFO",
 }

@@ -195,6 +195,20 @@ def test_a_server_that_lost_everything_does_not_make_another_base_the_right_one(
         assert engine.calls["load"] == 0
 
 
+def test_a_base_model_that_is_registered_later_is_compared_then(
+    registry: StoringRegistry, settings: Settings, engine: EngineDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent may be started before anything else is there."""
+    monkeypatch.setattr(engine_fit, "why_another_base", lambda *_: "It is another.")
+    monkeypatch.setattr(engine_fit, "_UNKNOWN_FOR_S", 0.1)
+    registry.client.hdel(registry.keys.bases, BASE)
+    with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
+        wait_for_looks(engine, 3)
+        registry.catalog.bases.add(make_base(name=BASE))
+        record = registry.publish_version()
+        registry.wait_for(record.served_name, NodeState.SKIPPED)
+
+
 class Muffled(EngineDouble):
     """An engine that does as it is told, and whose answer to an unload gets lost."""
 

@@ -320,44 +320,83 @@ def test_every_refused_version_names_who_answers(registry: StoringRegistry, sett
 class Mortal(EngineDouble):
     """An engine that dies of a load, and comes back empty after a while.
 
+    Args:
+        answers_first: whether it answers the call, and dies a moment later.
+
     Attributes:
         deaths: how often it died.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, answers_first: bool = False) -> None:
         super().__init__()
         self.deaths = 0
-        self._dead_until = 0.0
+        self._dies_at = self._dead_until = 0.0
+        self._delay_s = 0.1 if answers_first else 0.0
 
     def load(self, served_name: str, path: str) -> None:
         """See `Driver`."""
-        if served_name == "support-bot.v2" and time.monotonic() >= self._dead_until:
-            self.loaded.clear()
-            self.deaths += 1
-            self._dead_until = time.monotonic() + 0.3
+        is_killer = served_name == "support-bot.v2" and time.monotonic() >= self._dead_until
+        if is_killer:
+            self._dies_at = time.monotonic() + self._delay_s
+            self._dead_until = self._dies_at + 0.3
         super().load(served_name, path)
+        if is_killer:
+            raise NodeFailure(codes.NODE_PROBE_FAILED, "500 Internal Server Error", may_pass=True)
 
     def _call(self, method: str) -> None:
         super()._call(method)
-        if time.monotonic() < self._dead_until:
+        if self._dies_at <= time.monotonic() < self._dead_until:
+            self.deaths += self._dies_at > 0
+            self._dies_at = 0.0
+            self.loaded.clear()
             raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, f"{method}: ConnectError", may_pass=True)
 
 
+@pytest.mark.parametrize("answers_first", [False, True])
 def test_what_the_engine_dies_of_waits_until_the_others_are_up(
-    registry: StoringRegistry, settings: Settings, tmp_path: Path
+    registry: StoringRegistry, settings: Settings, tmp_path: Path, answers_first: bool
 ) -> None:
     """Each time longer; else it would kill the engine whenever that is back."""
-    engine = Mortal()
-    options = make_options(tmp_path, engine="vllm", retry_first_s=0.1, retry_max_s=2.0)
+    engine = Mortal(answers_first=answers_first)
+    options = make_options(tmp_path, engine="vllm", retry_first_s=0.5, retry_max_s=2.0)
     with running_agent(options, settings, driver=engine):
         old, other = registry.publish_version(content="one"), registry.publish_version("other", content="other")
         for record in (old, other):
             registry.wait_for(record.served_name, NodeState.ROUTABLE)
         registry.publish_version(content="two")
-        wait_until(lambda: engine.deaths, what="the engine dies")
         up = {old.served_name, other.served_name}
-        wait_until(lambda: engine.loaded.keys() == up, what="all that was up is up again")
-        assert engine.deaths == 1
-        wait_until(lambda: engine.deaths == 2, what="it is tried again")
-        wait_until(lambda: engine.loaded.keys() == up, what="all that was up is up again")
-        assert engine.deaths == 2
+        for deaths in (1, 2):
+            wait_until(lambda count=deaths: engine.deaths == count, what=f"it died {deaths} times")
+            wait_until(lambda: engine.loaded.keys() == up, what="all that was up is up again")
+            assert engine.deaths == deaths
+
+
+def test_what_waited_for_its_turn_when_the_engine_died_is_not_to_blame(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """Everything is loaded at once after a restart, and one of it kills the engine."""
+    registry.publish_version(content="one")
+    killer = registry.publish_version(content="two")
+    others = {registry.publish_version(f"bot-{number}", content=str(number)).served_name for number in range(12)}
+    engine = Mortal()
+    engine.refuses.add("support-bot.v1")
+    options = make_options(tmp_path, engine="vllm", retry_first_s=0.1, retry_max_s=30.0)
+    with running_agent(options, settings, driver=engine):
+        wait_until(lambda: engine.deaths == 1, what="it died")
+        wait_until(
+            lambda: len(others & engine.loaded.keys()) >= len(others) - 3, what="the others are up", timeout_s=15
+        )
+        assert (engine.deaths, killer.served_name in engine.loaded) == (1, False)
+
+
+def test_a_catalog_that_holds_nothing_takes_no_note_of_what_aliases_stood_for(
+    registry: StoringRegistry, settings: Settings, tmp_path: Path
+) -> None:
+    """An agent that knows nothing joins beside a server that lost everything: a backup may come."""
+    options, routes = make_options(tmp_path, engine="vllm"), {"default.support-bot@support-bot": "support-bot.v1"}
+    NoteFiles(options.cache).remember_routes(routes)
+    engine = EngineDouble()
+    with running_agent(options, settings, driver=engine):
+        wait_until(lambda: registry.nodes.nodes(), what="the node joined")
+        wait_for_looks(engine, 3)
+    assert NoteFiles(options.cache).recall_routes() == routes

@@ -14,7 +14,7 @@ def absolute_path(path: str | Path) -> Path:
 
 
 def local_path(source: str | Path) -> str | None:
-    """The absolute path that a source means; None: it is a URL, or `org/repo` that is nothing here and so on the Hub.
+    """The absolute path that a source means; None: it is a URL, or `org/repo` that is not here, hence on the Hub.
 
     Raises:
         Rejected: the source is empty.

@@ -64,7 +64,7 @@ def admit(
     number_floor: Annotated[int, typer.Option(min=0, help="Likewise the largest version number.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say that a new, restored or emptied Redis server counts as it is; a dispatcher says so of most by itself."""
+    """Say that a new, restored or emptied Redis server counts as it is; dispatchers admit all but an emptied one."""
     settings = load_settings()
     client = connect(settings.redis_url, name="lora-cli")
     is_new, generation = admit_server(client, settings, id_floor=id_floor, number_floor=number_floor, by_operator=True)

@@ -13,7 +13,7 @@ from lora_registry.errors import Transient
 _AT_ONCE: Final = 4
 """Of the forty threads that all routes share."""
 _MOST: Final = 100
-"""DeliveryFetches under way and waiting; whoever needs a further one is told to come again."""
+"""Fetches under way and waiting; whoever needs a further one is told to come again."""
 
 
 class Fetcher(Protocol):

@@ -60,6 +60,8 @@ _LONGEST_DRAIN: Final = 20
 """So many drain times: then an adapter is unloaded even if requests for it never end."""
 _PATIENCE: Final = 3
 """What may pass is acknowledged as failed when it came so often in a row: a promotion takes that for the last word."""
+_DYING_S: Final = 10.0
+"""An engine that goes away so soon after a call failed may have died of it: some answer 500 first."""
 _UP: Final = frozenset({NodeState.LOADED, NodeState.ROUTABLE})
 _NOT_ON_THE_WAY: Final = frozenset({None, NodeState.FAILED, NodeState.SKIPPED, NodeState.RETIRED})
 
@@ -106,7 +108,8 @@ class Agent:
         self._digests: frozenset[str] = frozenset()
         self._wished: frozenset[str] = frozenset()
         self._slotted = frozenset(routes.values())
-        self._suspects: set[str] = set()
+        self._suspects: dict[str, float] = {}
+        self._is_engine_gone = False
         self._kept: frozenset[str] = frozenset()  # read by the engine's calls, too
         self._confirmed: set[str] = set()
         self._leaving: dict[str, float] = {}
@@ -126,7 +129,8 @@ class Agent:
                 threading.Thread(target=self._guard, args=(work,), daemon=True, name=work.__name__).start()
             while not self._stopping.is_set():
                 self._wait(self._step())
-            self._notes.write_routes(self._stand_ins.routes, at_once=True)
+            if self._view:
+                self._note_routes(self._view, at_once=True)
             self._fetches.close()
             self._calls.close()
         self._driver.close()
@@ -204,7 +208,7 @@ class Agent:
         self._catch_up(view)
         situation = self._situation(view, listed)
         self._notes.write(view, situation.here)
-        self._notes.write_routes(self._stand_ins.routes)
+        self._note_routes(view)
         if listed is not None:
             self._kept = situation.kept
         for action in plan(situation):
@@ -214,6 +218,10 @@ class Agent:
                 self._do(action)
         self._take_told()
         return self._pause(situation)
+
+    def _note_routes(self, view: CatalogView, *, at_once: bool = False) -> None:
+        if view.versions:  # a catalog that holds nothing is no word on what aliases stood for
+            self._notes.write_routes(self._stand_ins.routes, at_once=at_once)
 
     def _pause(self, situation: Situation) -> float:
         """Until something is due that no event announces, by what the actions left."""
@@ -239,7 +247,7 @@ class Agent:
             self._miss_engine(failure)
             return None
         self._engine_failures = 0
-        self._suspects.clear()
+        self._is_engine_gone = False
         return listed
 
     def _describe(self, told: EngineDescription) -> None:
@@ -250,7 +258,8 @@ class Agent:
     def _miss_engine(self, failure: NodeFailure) -> None:
         """The engine does not answer: say so if it lasts. The node is there all the same, and fetches."""
         self._engine_failures += 1
-        self._retries.died(self._suspects)
+        now = time.monotonic()
+        self._retries.died(name for name, failed_at in self._suspects.items() if now - failed_at < _DYING_S)
         self._suspects.clear()
         if self._engine_failures == 1:
             logger.warning("%s", failure.message)
@@ -376,12 +385,12 @@ class Agent:
             case Fetch(record):
                 self._fetches.begin(record)
             case Load(record, path):
-                self._calls.begin(record.served_name, self._load(record.served_name, path), path=path)
+                self._begin(record.served_name, self._load(record.served_name, path), path=path)
             case Confirm(record, path):
-                self._calls.begin(record.served_name, self._confirm(record.served_name, path), path=path)
+                self._begin(record.served_name, self._confirm(record.served_name, path), path=path)
             case Unload(name):
                 self._unloaded.add(name)  # whatever becomes of it: the answer may get lost
-                self._calls.begin(name, self._unload(name, is_kept=name in self._kept))
+                self._begin(name, self._unload(name, is_kept=name in self._kept))
             case Leave(name):
                 self._leaving[name] = time.monotonic()
             case Return(name):
@@ -392,6 +401,19 @@ class Agent:
                 self._say(name, state)
 
     # Calls of the engine, made when it is their turn: by then there may be no need of them any more.
+
+    def _begin(self, name: str, call: Iterator[NodeState], *, path: str | None = None) -> None:
+        self._calls.begin(name, self._unless_gone(call), path=path)
+
+    def _unless_gone(self, call: Iterator[NodeState]) -> Iterator[NodeState]:
+        """What waited for its turn while the engine went away is not to blame, and is begun anew when that is back."""
+        if self._is_engine_gone:
+            return
+        try:
+            yield from call
+        except NodeFailure as failure:
+            self._is_engine_gone |= failure.code == codes.NODE_ENGINE_UNREACHABLE.code
+            raise
 
     def _load(self, name: str, path: str) -> Iterator[NodeState]:
         if name not in self._kept:
@@ -416,8 +438,7 @@ class Agent:
         """Note what the calls of the engine came to; only here, so that they share nothing with the loop."""
         for name, what in self._calls.take_told():
             if isinstance(what, NodeFailure):
-                if what.code == codes.NODE_ENGINE_UNREACHABLE.code:
-                    self._suspects.add(name)
+                self._suspects[name] = time.monotonic()
                 self._fail(name, what)
             elif what is NodeState.RETIRED:
                 self._note_unloaded(name)
@@ -426,6 +447,7 @@ class Agent:
                 if what is NodeState.ROUTABLE:
                     self._confirmed.add(name)
                     self._retries.forget(name)
+                    self._suspects.pop(name, None)
 
     def _note_unloaded(self, name: str) -> None:
         self._retries.forget(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from typing import Final
 
 from lora_registry import node_codes as codes
 from lora_registry.catalog import Catalog
@@ -15,6 +17,8 @@ from lora_workers.node.options import NodeOptions
 from lora_workers.node.same_base import why_another_base
 
 logger = logging.getLogger(__name__)
+
+_UNKNOWN_FOR_S: Final = 10.0
 
 
 class EngineFit:
@@ -38,22 +42,24 @@ class EngineFit:
         self._catalog = catalog
         self._told_base = ""
         self._other_base: str | None = None  # not compared yet
+        self._ask_again_at = 0.0
         self._refusals: dict[str, tuple[str, str]] = {}
 
     def describe(self, told: EngineDescription) -> None:
         """Take in what the engine is; it may have been started again with other options."""
         self.info, self._told_base = describe_node(told, self._options), told.base
         self._other_base = None
+        self._ask_again_at = 0.0
         self._refusals.clear()
 
     def compare_bases(self) -> None:
         """Ask the registry until they are the same: somebody may tell it the engine's name for the base model."""
-        if self._other_base == "" or self._options.any_base:
+        if self._other_base == "" or self._options.any_base or time.monotonic() < self._ask_again_at:
             return
         try:
             self._other_base = why_another_base(self._told_base, self._catalog.bases.get(self._options.base))
-        except NotFound:
-            self._other_base = self._other_base or ""  # nothing was ever registered for it, or Redis lost it
+        except NotFound:  # it is not registered yet, or Redis lost it
+            self._ask_again_at = time.monotonic() + _UNKNOWN_FOR_S
         except RedisUnavailable as error:
             logger.warning("the engine's base model was not compared: %s", error)
 

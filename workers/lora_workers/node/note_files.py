@@ -1,6 +1,6 @@
 """Notes in a node's cache, for when Redis is away and for whoever starts anew beside an engine.
 
-<cache>/served/<served name>.json   the version record of a served name whose files are here
+<cache>/served/<served name>.json   the version record of a served name whose files were here
 <cache>/routes.json                 `namespace.name@alias` → served name: what each alias stood for on this node
 """
 

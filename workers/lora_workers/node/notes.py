@@ -15,7 +15,7 @@ from lora_workers.node.note_files import NoteFiles
 logger = logging.getLogger(__name__)
 
 _ROUTES_EVERY_S: Final = 5.0
-"""Only who starts anew reads them, and a version that answered for less than that is missed by few."""
+"""At most so often: only who starts anew reads them, and a version that answered for less is missed by few."""
 
 
 class Notes:
@@ -48,7 +48,7 @@ class Notes:
                 continue
             try:
                 self._files.remember(record)
-            except NodeFailure as failure:  # no reason not to serve it, and tried again at the next look
+            except NodeFailure as failure:  # no reason not to serve it, and tried again while it is here
                 logger.warning("%s is not known without Redis: %s", name, failure.message)
                 return
             self._noted[name] = record

@@ -189,7 +189,7 @@ def _for_wish(wish: Wish, situation: Situation) -> Iterator[Action]:
         yield Refuse(record, situation.answers_for(name))
         return
     if wish.instead_of and name not in situation.listed and situation.held_up.isdisjoint(wish.instead_of):
-        return  # the engine lost it, and what it stands in for is loaded as soon
+        return  # the engine lost it, and what it stands in for is loaded just as soon
     if situation.rests(name) or name in situation.under_way:
         return
     path = situation.ready.get(record.digest)

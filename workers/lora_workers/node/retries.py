@@ -56,10 +56,14 @@ class Retries:
     def try_all(self) -> None:
         """What stopped them may be over: none rests any longer, but for what the engine may have died of.
 
-        That waits until the others are up, each time longer.
+        That waits for a while, each time longer, while the others come up; and one after the other, so that the culprit
+        is alone in the end.
         """
         now, options = time.monotonic(), self._options
+        suspects = sorted(self._deaths, key=lambda name: (self._deaths[name], name))
         self._resting = {
-            name: now + min(options.retry_refused_s, options.retry_max_s * 2.0 ** min(deaths - 1, _MOST_DOUBLINGS))
-            for name, deaths in self._deaths.items()
+            name: now
+            + min(options.retry_refused_s, options.retry_max_s * 2.0 ** min(self._deaths[name] - 1, _MOST_DOUBLINGS))
+            + place * options.retry_max_s
+            for place, name in enumerate(suspects)
         }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from lora_registry.announcements import CatalogView
 from lora_registry.catalog_records import VersionRecord
-from lora_registry.nodes import SERVED
+from lora_registry.nodes import SERVED, NodeState
 from lora_registry.selection import Wanted
 from lora_workers.node.acknowledgements import Acknowledgements
 from lora_workers.node.aliases import AliasTable
+
+_GIVEN_UP: Final = frozenset({NodeState.SKIPPED, NodeState.RETIRED})
 
 
 class StandIns:
@@ -26,7 +29,7 @@ class StandIns:
     ) -> None:
         self._acks = acks
         self._is_able = is_able
-        self._earlier = frozenset(routes.values())
+        self._earlier = set(routes.values())
         self._table = AliasTable(routes)
 
     @property
@@ -58,4 +61,6 @@ class StandIns:
         return {name: able for name, able in found.items() if able}
 
     def _answered(self, served_name: str) -> bool:
+        if self._acks.state(served_name) in _GIVEN_UP:
+            self._earlier.discard(served_name)
         return self._acks.answered(served_name) or served_name in self._earlier

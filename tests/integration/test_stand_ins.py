@@ -375,13 +375,16 @@ def test_what_waited_for_its_turn_when_the_engine_died_is_not_to_blame(
     registry: StoringRegistry, settings: Settings, tmp_path: Path
 ) -> None:
     """Everything is loaded at once after a restart, and one of it kills the engine."""
-    registry.publish_version(content="one")
-    killer = registry.publish_version(content="two")
     others = {registry.publish_version(f"bot-{number}", content=str(number)).served_name for number in range(12)}
+    registry.publish_version(content="one")
+    killer = registry.publish_version(content="two")  # the newest one is loaded first
     engine = Mortal()
-    engine.refuses.add("support-bot.v1")
+    engine.fails.add("listed")
     options = make_options(tmp_path, engine="vllm", retry_first_s=0.1, retry_max_s=30.0)
     with running_agent(options, settings, driver=engine):
+        for name in (killer.served_name, *others):
+            registry.wait_for(name, NodeState.FETCHED)
+        engine.fails.clear()
         wait_until(lambda: engine.deaths == 1, what="it died")
         wait_until(
             lambda: len(others & engine.loaded.keys()) >= len(others) - 3, what="the others are up", timeout_s=15

@@ -471,6 +471,7 @@ class Agent:
                 self._note_files.forget(name)  # the plug-in may have noted it
             self._retries.forget(name)
             self._fit.forget(name)
+            self._suspects.pop(name, None)
         if state is NodeState.RESOLVABLE and self._options.eager:
             slots_taken = codes.NODE_SLOTS_TAKEN
             self._acks.say(name, NodeState.SKIPPED, slots_taken.code, f"{slots_taken.cause} {slots_taken.remedy}")

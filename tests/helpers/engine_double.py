@@ -8,6 +8,7 @@ from collections import Counter
 from lora_registry import node_codes as codes
 from lora_workers.node.drivers import EngineDescription
 from lora_workers.node.failures import NodeFailure
+from tests.helpers.waiting import wait_until
 
 
 class EngineDouble:
@@ -75,3 +76,9 @@ class EngineDouble:
         self.calls[method] += 1
         if method in self.fails:
             raise NodeFailure(codes.NODE_ENGINE_UNREACHABLE, f"{method}: ReadTimeout", may_pass=True)
+
+
+def wait_for_looks(engine: EngineDouble, count: int) -> None:
+    """Wait until the agent has looked so often again."""
+    before = engine.calls["listed"]
+    wait_until(lambda: engine.calls["listed"] >= before + count, what=f"{count} looks")

@@ -23,7 +23,7 @@ from lora_workers.node import engine_fit
 from lora_workers.node.engine_calls import AT_ONCE
 from lora_workers.node.failures import NodeFailure
 from tests.helpers.adapters import make_base
-from tests.helpers.engine_double import EngineDouble
+from tests.helpers.engine_double import EngineDouble, wait_for_looks
 from tests.helpers.node_stand import StoringRegistry, damage, make_options, running_agent
 from tests.helpers.nodes import make_info
 from tests.helpers.registry import BASE, Registry
@@ -200,7 +200,7 @@ def test_a_base_model_that_is_registered_later_is_compared_then(
 ) -> None:
     """The agent may be started before anything else is there."""
     monkeypatch.setattr(engine_fit, "why_another_base", lambda *_: "It is another.")
-    monkeypatch.setattr(engine_fit, "_UNKNOWN_FOR_S", 0.1)
+    monkeypatch.setattr(engine_fit, "COMPARE_BASES_S", 0.1)
     registry.client.hdel(registry.keys.bases, BASE)
     with running_agent(make_options(tmp_path, engine="vllm"), settings, driver=engine):
         wait_for_looks(engine, 3)
@@ -434,12 +434,6 @@ def test_an_agent_ends_while_a_load_hangs(
         wait_until(lambda: engine.asked["hung.v1"], what="the load that hangs")
     assert not hung.is_set()
     assert registry.nodes.nodes() == []
-
-
-def wait_for_looks(engine: EngineDouble, count: int) -> None:
-    """Wait until the agent looked at the engine so often again."""
-    until = engine.calls["listed"] + count
-    wait_until(lambda: engine.calls["listed"] >= until, what=f"{count} more looks")
 
 
 def test_a_fetch_that_hangs_does_not_keep_the_process_alive(

@@ -17,7 +17,7 @@ from lora_registry.settings import Settings
 from lora_workers.node.failures import NodeFailure
 from lora_workers.node.lookup import LazyOrigin
 from lora_workers.node.note_files import NoteFiles
-from tests.helpers.engine_double import EngineDouble
+from tests.helpers.engine_double import EngineDouble, wait_for_looks
 from tests.helpers.node_stand import StoringRegistry, make_options, running_agent, said_of
 from tests.helpers.registry import Registry
 from tests.helpers.waiting import wait_until
@@ -52,12 +52,6 @@ class SlowOrigin(LazyOrigin):
         if self.holds_back.is_set():
             self.may_go_on.wait(30)
         return super().manifest(digest)
-
-
-def wait_for_looks(engine: EngineDouble, count: int) -> None:
-    """Wait until the agent has looked so often again."""
-    before = engine.calls["listed"]
-    wait_until(lambda: engine.calls["listed"] >= before + count, what=f"{count} looks")
 
 
 def test_the_old_version_answers_until_the_new_one_was_fetched(

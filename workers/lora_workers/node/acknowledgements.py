@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterable
 
 from lora_registry.errors import RedisUnavailable
 from lora_registry.nodes import SERVED, NodeRegistry, NodeState, Said
@@ -20,14 +21,15 @@ class Acknowledgements:
     Args:
         nodes: the registry's side.
         node_id: the node.
+        answered: versions that were served in an earlier life.
     """
 
-    def __init__(self, nodes: NodeRegistry, node_id: str) -> None:
+    def __init__(self, nodes: NodeRegistry, node_id: str, answered: Iterable[str] = ()) -> None:
         self._nodes = nodes
         self._node_id = node_id
         self._last: dict[str, Said] = {}
         self._known: set[str] = set()
-        self._answered: set[str] = set()
+        self._answered = set(answered)
         self._untold: list[Said] = []
         self._untold_since = 0.0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
 
 from lora_registry import node_codes as codes
 from lora_registry.catalog import Catalog
@@ -14,11 +13,9 @@ from lora_registry.nodes import NodeInfo
 from lora_workers.node.drivers import EngineDescription
 from lora_workers.node.judging import describe_node, refusal
 from lora_workers.node.options import NodeOptions
-from lora_workers.node.same_base import why_another_base
+from lora_workers.node.same_base import COMPARE_BASES_S, why_another_base
 
 logger = logging.getLogger(__name__)
-
-_UNKNOWN_FOR_S: Final = 10.0
 
 
 class EngineFit:
@@ -59,7 +56,7 @@ class EngineFit:
         try:
             self._other_base = why_another_base(self._told_base, self._catalog.bases.get(self._options.base))
         except NotFound:  # it is not registered yet, or Redis lost it
-            self._ask_again_at = time.monotonic() + _UNKNOWN_FOR_S
+            self._ask_again_at = time.monotonic() + COMPARE_BASES_S
         except RedisUnavailable as error:
             logger.warning("the engine's base model was not compared: %s", error)
 

@@ -37,14 +37,12 @@ from lora_workers.node.failures import NodeFailure
 from lora_workers.node.judging import refusal
 from lora_workers.node.note_files import NoteFiles
 from lora_workers.node.options import NodeOptions
-from lora_workers.node.same_base import why_another_base
+from lora_workers.node.same_base import COMPARE_BASES_S, why_another_base
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN_FOR_S: Final = 1.0
 """So long a name stays unknown without being asked for again: a name that is published later is found soon."""
-COMPARE_BASES_S: Final = 10.0
-"""So often it is looked whether somebody told the registry of the base model, or the engine's name for it."""
 _MOST_UNKNOWN: Final = 10_000
 _REDIS_TIMEOUT_S: Final = 2.0
 _FETCHES: Final = 4

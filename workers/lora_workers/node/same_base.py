@@ -6,10 +6,13 @@ An adapter on another base of the same shape loads without an error and answers 
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from lora_registry import node_codes as codes
 from lora_registry.base_profile import BaseProfile
 
+COMPARE_BASES_S: Final = 10.0
+"""So often it is looked whether somebody told the registry of the base model, or the engine's name for it."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_CACHE = re.compile(r"(?:^|/)models--([\w.-]+?)--([\w.-]+)/snapshots/")
 """Source: huggingface_hub 1.x, file_download.py, repo_folder_name."""

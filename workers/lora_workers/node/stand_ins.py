@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 from lora_registry.announcements import CatalogView
 from lora_registry.catalog_records import VersionRecord
-from lora_registry.nodes import SERVED, NodeState
+from lora_registry.nodes import SERVED
 from lora_registry.selection import Wanted
 from lora_workers.node.acknowledgements import Acknowledgements
 from lora_workers.node.aliases import AliasTable
-
-_GIVEN_UP: Final = frozenset({NodeState.SKIPPED, NodeState.RETIRED})
 
 
 class StandIns:
@@ -29,13 +26,12 @@ class StandIns:
     ) -> None:
         self._acks = acks
         self._is_able = is_able
-        self._earlier = set(routes.values())
         self._table = AliasTable(routes)
 
     @property
     def routes(self) -> dict[str, str]:
         """What aliases stand for, as far as that answered."""
-        return {alias: name for alias, name in self._table.routes().items() if self._answered(name)}
+        return {alias: name for alias, name in self._table.routes().items() if self._acks.answered(name)}
 
     def of(
         self, view: CatalogView, wanted: Sequence[Wanted], listed: Mapping[str, str | None] | None
@@ -53,14 +49,9 @@ class StandIns:
         records = {record.served_name: record for record in view.versions.values()} if waiting else {}
         held, found = listed or {}, {}
         for name, before in waiting.items():
-            able = [each for each in sorted(before & records.keys()) if self._answered(each) or each in held]
+            able = [each for each in sorted(before & records.keys()) if self._acks.answered(each) or each in held]
             if able and self._acks.state(name) not in SERVED:
                 found[name] = [records[each] for each in able if self._is_able(records[each])]
             elif listed is not None:
                 self._table.swap(name)
         return {name: able for name, able in found.items() if able}
-
-    def _answered(self, served_name: str) -> bool:
-        if self._acks.state(served_name) in _GIVEN_UP:
-            self._earlier.discard(served_name)
-        return self._acks.answered(served_name) or served_name in self._earlier
